@@ -7,6 +7,7 @@ the next block. One that could not be trained is over at once.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import pairwise
 
 import msgspec
@@ -141,10 +142,15 @@ def give_result(genesis: Genesis, draft: Draft, transaction: Transaction) -> Non
     if draft.live_ticket(sender, EVALUATOR) is None or sender == record.client:
         raise refusal("evaluator", f"{sender.hex()} has no live ticket of one, or is the client.")
     known = draft.results(result.task)
-    if sender in known or len(known) >= MAX_RESULTS:
-        raise refusal(
-            "result", f"there is one of {sender.hex()}, or there are {MAX_RESULTS} already."
-        )
+    if sender in known:
+        raise refusal("result", f"there is one of {sender.hex()} already.")
+    if len(known) >= MAX_RESULTS:
+        # Stakes decide, so many evaluators with little shut out none with much.
+        stakes = _stakes(draft, [*known, sender])
+        least = min(known, key=lambda who: (stakes.get(who, 0), who))
+        if stakes[sender] <= stakes.get(least, 0):
+            raise refusal("result", f"there are {MAX_RESULTS} already with no smaller stakes.")
+        draft.put(result_key(result.task, least), None)
     draft.put(result_key(result.task, sender), result)
 
 
@@ -201,12 +207,17 @@ def _pay(draft: Draft, task: bytes, record: TaskRecord, closing: Closing, work: 
     model, committee = decode(record.requirements, TaskModel), draft.committee(closing.epoch)
     assert committee is not None, closing.epoch
     results = draft.results(task)
-    tickets = {who: draft.live_ticket(who, EVALUATOR) for who in results}
-    live = {who: draft.ticket(ticket) for who, ticket in tickets.items() if ticket}
-    stakes = {who: one.stake for who, one in live.items() if one}
+    stakes = _stakes(draft, results)
     offenders = _offenders(draft, task, work) if record.slashed else set()
     parts = split(record, model, closing, work, results, committee.members, stakes, offenders)
     _end(draft, task, record, closing.reason, parts)
+
+
+def _stakes(draft: Draft, evaluators: Iterable[bytes]) -> dict[bytes, int]:
+    """Return what evaluators' live tickets have staked, µPAI, of those that have one."""
+    tickets = {who: draft.live_ticket(who, EVALUATOR) for who in evaluators}
+    live = {who: draft.ticket(ticket) for who, ticket in tickets.items() if ticket}
+    return {who: one.stake for who, one in live.items() if one}
 
 
 def _offenders(draft: Draft, task: bytes, work: Work) -> set[bytes]:

@@ -25,6 +25,7 @@ from pocqueue.pouw.wire.transactions import (
 
 #: Tasks of one account that are to be trained, at most: everybody looks at all of them again and again.
 MAX_OPEN: Final = 32
+_HOUR_MS: Final = 3_600_000
 
 
 def check_order(parameters: Parameters, order: OrderTask) -> None:
@@ -57,6 +58,15 @@ def training_fee(parameters: Parameters, laps: int, spec: TaskSpec) -> int:
     return parameters.lap_fee * laps * (1 + (spec.paid_work >> 20))
 
 
+def open_fee(parameters: Parameters, open_ms: int) -> int:
+    """Return what an order pays whoever mines it, at least, in µPAI: the network's fee for each hour that begins before
+    its deadline.
+
+    It does not come back, as reward and training fee do if nobody trains the task: every node keeps the order so long.
+    """
+    return parameters.fee * -(-open_ms // _HOUR_MS)
+
+
 def open_task(genesis: Genesis, draft: Draft, transaction: Transaction) -> None:
     """Put a task's reward and fee into escrow; they are part of what the transaction takes from the balance."""
     order, clock = transaction.body, draft.clock
@@ -68,6 +78,13 @@ def open_task(genesis: Genesis, draft: Draft, transaction: Transaction) -> None:
         raise refusal(
             "deadline",
             f"{order.deadline_ms} is more than {longest_ms} ms after the block's {clock.time_ms}.",
+        )
+    open_ms = order.deadline_ms - clock.time_ms
+    if transaction.fee < (least := open_fee(genesis.parameters, open_ms)):
+        raise refusal(
+            "open-fee",
+            f"{text(transaction.fee)}; allowed for an order whose deadline is {open_ms} ms after the block: at least "
+            f"{text(least)}.",
         )
     if len(draft.scan(order_key(transaction.sender))) >= MAX_OPEN:
         raise refusal(

@@ -7,6 +7,7 @@ everything up to the anchor. A reorganisation moves the tip to another layer and
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Protocol, TypeVar
 
@@ -131,7 +132,12 @@ class _Layer:
 
     def open_tasks(self) -> dict[bytes, TaskRecord]:
         """Return the tasks that are to be trained by their ids, earliest deadline first."""
-        return {task: self._have(task_key(task), TaskRecord) for _, task in self.open_deadlines()}
+        found = {}
+        for _, task in self.open_deadlines():
+            value = self.get(task_key(task))
+            assert value is not None, f"the state has no {task_key(task).hex()}"
+            found[task] = _task_record(value)
+        return found
 
     def open_deadlines(self) -> list[tuple[int, bytes]]:
         """Return deadline (ms since 1970) and id of each of these tasks, earliest first."""
@@ -252,7 +258,7 @@ class State(_Layer):
 
     @override
     def open_tasks(self) -> dict[bytes, TaskRecord]:
-        """Return the tasks that are to be trained; decoded once, however often they are asked for."""
+        """Return the tasks that are to be trained; put together once, however often they are asked for."""
         if self._open_tasks is None:
             self._open_tasks = super().open_tasks()
         return dict(self._open_tasks)
@@ -307,6 +313,11 @@ class Draft(_Layer):
         """Return the state that this draft is now."""
         diff = self.diff()
         return State(self._parent, state_digest(self._parent.digest, diff), diff)
+
+
+@lru_cache(maxsize=16_384)  # of the open ones a block changes few
+def _task_record(value: bytes) -> TaskRecord:
+    return decode(value, TaskRecord)
 
 
 def state_digest(parent: bytes, diff: Mapping[bytes, bytes | None]) -> bytes:

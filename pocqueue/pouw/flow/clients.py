@@ -8,6 +8,7 @@ import re
 
 from pocqueue.pouw.blockchain import MLTask
 from pocqueue.pouw.chain.amounts import micro
+from pocqueue.pouw.chain.escrow import open_fee
 from pocqueue.pouw.chain.tasks import DATA_OF_TYPE, TaskModel, check_data, parse_requirements
 from pocqueue.pouw.data.parts import read
 from pocqueue.pouw.errors import DataError, InvalidTask, InvalidTransaction
@@ -64,7 +65,10 @@ class TaskDesk:
             raise InvalidTask("no node is linked that the task could be sent to.")
         await self._catch_up()
         try:
-            transaction = self._orders.make(order)
+            parameters, clock = self._core.genesis.parameters, self._core.chain.tip.state.clock
+            open_ms = min(order.deadline_ms - clock.time_ms, parameters.longest_ms)
+            open_for = open_fee(parameters, open_ms)
+            transaction = self._orders.make(order, fee=max(open_for, self._orders.usual_fee))
             passed_on = asyncio.create_task(self._orders.passed_on(transaction, _PASS_S))
             await self._orders.send(transaction)
         except InvalidTransaction as exc:

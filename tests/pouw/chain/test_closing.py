@@ -154,6 +154,24 @@ def test_results_have_their_time(opened: State) -> None:
     assert _refused(_passed(last, 1), _result("e2", 90)) == "stage"
 
 
+def test_many_small_evaluators_shut_out_no_large_one(
+    opened: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where there are as many results as a task has, one of a larger stake comes in the place of the smallest."""
+    monkeypatch.setattr("pocqueue.pouw.chain.closing.MAX_RESULTS", 2)
+    state = after(opened, signed("helper", ticket(EVALUATOR, 101 * PAI), 1))
+    state = after(after(state, _close(ORDER.id, {})), _result("e1", 93), _result("e2", 94))
+    assert _refused(state, _result("e3", 94)) == "result"
+    state = after(state, _result("helper", 96))
+    out = min("e1", "e2", key=account)
+    assert account("helper") in state.results(ORDER.id)
+    assert account(out) not in state.results(ORDER.id)
+    assert _refused(state, _result(out, 93, sequence=3)) == "result"
+    record = _record(_passed(state, RESULT))
+    assert record.outcome is not None
+    assert record.outcome.correct == 96
+
+
 def test_a_client_does_not_judge_its_own_task(opened: State) -> None:
     """With an evaluator's ticket neither."""
     state = after(opened, signed("client", ticket(EVALUATOR, 50 * PAI), 2), _close(ORDER.id, {}))

@@ -8,9 +8,9 @@ import msgspec
 import pytest
 
 from pocqueue.pouw.chain.amounts import PAI
-from pocqueue.pouw.chain.escrow import check_order
+from pocqueue.pouw.chain.escrow import check_order, open_task
 from pocqueue.pouw.chain.records import TaskRecord
-from pocqueue.pouw.chain.state import State
+from pocqueue.pouw.chain.state import State, _task_record
 from pocqueue.pouw.chain.tasks import parse_requirements
 from pocqueue.pouw.errors import InvalidTransaction
 from pocqueue.pouw.wire.codec import decode, encode
@@ -93,8 +93,30 @@ def test_a_late_task_is_refunded(opened: State) -> None:
     assert not state.open_tasks()
 
 
+@pytest.mark.parametrize(
+    ("deadline_ms", "fee", "is_good"),
+    [(1, 100, True), (3_600_000, 100, True), (3_600_001, 199, False), (30 * DAY_MS, 71_999, False)],
+)
+def test_an_order_pays_for_the_time_that_it_is_open(
+    deadline_ms: int, fee: int, is_good: bool
+) -> None:
+    """`dev` takes a ten-thousandth of a PAI for each hour that begins: reward and training fee may come back."""
+    draft = founded("client").child()
+    body = order(deadline_ms=draft.clock.time_ms + deadline_ms)
+    one = signed("client", body, 1, fee)
+    if not is_good:
+        with pytest.raises(InvalidTransaction, match="open-fee") as refused:
+            open_task(DEV, draft, one)
+        assert not refused.value.is_fault
+        one = signed("client", body, 1, fee + 1)
+    open_task(DEV, draft, one)
+    assert one.id in draft.open_tasks()
+
+
 def test_open_tasks_are_decoded_once(opened: State, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A committee looks at them for every slot; and a block that refunds nobody does not look into them."""
+    """A committee looks at them for every slot, and each block changes few of them; one that refunds nobody does not
+    look into them."""
+    _task_record.cache_clear()
     state = after(opened, signed("client", order(), 2))
     read: list[bytes] = []
 
@@ -110,6 +132,8 @@ def test_open_tasks_are_decoded_once(opened: State, monkeypatch: pytest.MonkeyPa
     assert len(read) == 2
     later.open_tasks().clear()  # a copy
     assert len(later.open_tasks()) == 2
+    assert len(after(later, signed("client", order(), 3)).open_tasks()) == 3
+    assert len(read) == 3
 
 
 def test_an_account_has_so_many_open_tasks_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
