@@ -13,8 +13,10 @@ from typing import cast
 
 from pocqueue.node.keys import SigningKey
 from pocqueue.pouw.committee.agreement import Decided
+from pocqueue.pouw.errors import SlotError
 from pocqueue.pouw.slots import bls
 from pocqueue.pouw.wire.votes import PRECOMMIT, PREVOTE, Proposal, Said, Vote
+from tests.pouw.committee.ledger import Ledger
 from tests.pouw.committee.support import Group, ids
 
 
@@ -59,19 +61,22 @@ class Turmoil:
         self.names: list[str] = []
         self.found_good: dict[bytes, set[int]] = defaultdict(set)
         self.decisions: list[Decided] = []
-        self._said: dict[tuple[int, int, int], Said] = {}
+        #: Who is killed when something happens to it next, before it writes anything of that.
+        self.doomed: set[int] = set()
+        #: Whatever was said to whom.
+        self.ledger = Ledger(n, self.liars)
 
-    def act(self, place: int, *, is_killed: bool = False) -> None:
+    def act(self, place: int) -> None:
         """Write and send what a member says after something has happened to it; or kill it before that."""
         member = self.members[place]
-        if is_killed:
+        if place in self.doomed:
             self.restart(place)
             return
         said = member.drain()
         self.disks[place] += said
         for one in said:
             if member.is_own(one):
-                self._note(one)
+                self.ledger.note(one)
                 self.heard.append(one)
                 self.send(one, self._in_reach(place))
         for fault in member.drain_faults():
@@ -92,35 +97,45 @@ class Turmoil:
         """Say whether a member still votes: one that has decided says again what it knows."""
         return self.members[place].decided is None
 
-    def deliver(self, place: int, index: int = 0, *, is_killed: bool = False) -> None:
-        """Let a member hear one of the words that are on their way to it."""
-        self.members[place].hear(self.inboxes[place].pop(index), self.now_ms)
-        self.act(place, is_killed=is_killed)
+    def has_voted(self, place: int, kind: int) -> bool:
+        """Say whether a member has said something of a kind in its open ballot."""
+        own = (place, kind, self.members[place].ballot)
+        votes = (one for one in self.disks[place] if isinstance(one, Vote))
+        return any((one.member, one.kind, one.ballot) == own for one in votes)
 
-    def judge(self, place: int, *, ok: bool, is_killed: bool = False) -> None:
+    def deliver(self, place: int, index: int = 0) -> None:
+        """Let a member hear one of the words that are on their way to it."""
+        said = self.inboxes[place].pop(index)
+        try:
+            self.members[place].hear(said, self.now_ms)
+        except SlotError:
+            assert self._is_out_of_turn(said), "what is within the rules is refused"
+        self.act(place)
+
+    def judge(self, place: int, *, ok: bool) -> None:
         """Let a member judge what it is asked to."""
         if proposal := self.members[place].to_judge:
             value = proposal.head.certificate.value
             if ok:
                 self.found_good[value].add(place)
             self.members[place].judge(value, ok, self.now_ms)
-            self.act(place, is_killed=is_killed)
+            self.act(place)
 
-    def propose(self, place: int, *, is_killed: bool = False) -> None:
+    def propose(self, place: int) -> None:
         """Let a leader propose something new."""
         member = self.members[place]
         if member.wants_value:
             name = f"{place} in {member.ballot}"
             self.names.append(name)
             member.propose(self.group.certificate(name), ids(name), self.now_ms)
-            self.act(place, is_killed=is_killed)
+            self.act(place)
 
-    def tick(self, place: int, *, is_killed: bool = False) -> None:
+    def tick(self, place: int) -> None:
         """Let a member's time-out pass."""
         if (at_ms := self.members[place].next_at_ms) is not None:
             self.now_ms = max(self.now_ms, at_ms)
             self.members[place].tick(self.now_ms)
-            self.act(place, is_killed=is_killed)
+            self.act(place)
 
     def repeat(self, place: int) -> None:
         """Let a member say everything again, and show the decision if it has it."""
@@ -134,6 +149,7 @@ class Turmoil:
 
     def restart(self, place: int) -> None:
         """Begin a member again from what is on its disk."""
+        self.doomed.discard(place)
         self.members[place] = self.group.member(place, self.disks[place], self.now_ms)
         self.act(place)
 
@@ -150,7 +166,7 @@ class Turmoil:
 
         Args:
             liar: its place.
-            kind: of a vote; None: a proposal.
+            kind: of a vote; None: a proposal, which is against the rules if the liar does not lead the ballot.
             name: what it is for; None: for nothing.
             ballot: in which.
             other: a ballot before it that is named in the proposal, or any whose share is in the precommit.
@@ -158,15 +174,15 @@ class Turmoil:
         """
         said: Proposal | Vote
         if kind is None:
-            ballot += (liar - self.group.turn.leader(ballot)) % len(self.group.keys)
             valid = other if other is not None and other < ballot else None
-            said = self.group.proposal(name or "lie", ballot, valid)
+            said = self.group.proposal(name or "lie", ballot, valid, liar)
             self.names.append(name or "lie")
         else:
             said = self.group.vote(liar, kind, name, ballot)
             if kind == PRECOMMIT and name is not None and other is not None:
                 share = self.group.vote(liar, kind, name, other).share
                 said = self.group.vote(liar, kind, name, ballot, share=share)
+        self.ledger.note(said)
         self.send(said, places)
 
     def echo(self, liar: int, index: int, places: Iterable[int]) -> None:
@@ -180,15 +196,20 @@ class Turmoil:
         if not self.heard:
             return
         said = self.heard[-1 - index % len(self.heard)]
-        name: str | None
+        self.agree(liar, said, places)
+
+    def agree(self, liar: int, said: Said, places: Iterable[int]) -> None:
+        """Let a liar vote as somebody has said, to some members."""
+        value: bytes | None
         if isinstance(said, Proposal):
-            at, kind, name = said.head.certificate.ballot, PREVOTE, self._name(said)
+            at, kind, value = said.head.certificate.ballot, PREVOTE, said.head.certificate.value
         else:
-            value = said.value
-            at, kind = said.ballot, said.kind
-            known = (name for name in self.names if self.group.value(name) == value)
-            name = next(known, None)
-        self.lie(liar, kind, name, at, None, places)
+            at, kind, value = said.ballot, said.kind, said.value
+        self.lie(liar, kind, None if value is None else self.name(value), at, None, places)
+
+    def name(self, value: bytes) -> str:
+        """Return what a value was proposed as."""
+        return next(name for name in self.names if self.group.value(name) == value)
 
     def calm_down(self, num_rounds: int = 60) -> None:
         """Deliver everything from now on, with all liars silent, until everybody honest has decided: each of them may
@@ -221,21 +242,14 @@ class Turmoil:
         cuts = self.cuts | {(place, place)}
         return [other for other in self.honest if (place, other) not in cuts]
 
-    def _name(self, proposal: Proposal) -> str:
-        value = proposal.head.certificate.value
-        return next(name for name in self.names if self.group.value(name) == value)
+    def _is_out_of_turn(self, said: Said) -> bool:
+        if not isinstance(said, Proposal):
+            return False
+        return said.head.member != said.head.certificate.ballot % len(self.group.keys)
 
     def _is_asked(self, place: int) -> bool:
         member = self.members[place]
         return member.wants_value or member.to_judge is not None
-
-    def _note(self, said: Said) -> None:
-        """Nobody honest says two things."""
-        if isinstance(said, Proposal):
-            at = (said.head.certificate.ballot, 0, said.head.member)
-        else:
-            at = (said.ballot, said.kind, said.member)
-        assert self._said.setdefault(at, said) == said, "an honest member contradicts itself"
 
     def _decide(self, decided: Decided) -> None:
         certificate, signature, found = decided
