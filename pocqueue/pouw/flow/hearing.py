@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable
@@ -129,8 +130,14 @@ class Hearing:
         now_s = time.monotonic()
         if self._behind is None or self._behind[0] != due:
             self._behind = (due, now_s)
+            # What was heard once is not heard again: these may be the last words until this node has its say.
+            asyncio.get_running_loop().call_later(_AGAIN_S, self._ask, peer, due)
         if is_far or now_s - self._behind[1] > _AGAIN_S:
             self._behind = (due, now_s)
+            self._on_missing(peer)
+
+    def _ask(self, peer: PeerInfo, due: int) -> None:
+        if self._slots.next_turn == due:
             self._on_missing(peer)
 
     def _say_again(self) -> None:
