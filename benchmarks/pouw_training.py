@@ -18,6 +18,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.effort import FULL, Effort
+from benchmarks.pouw_privacy import pouw_privacy
 from benchmarks.stats import Figure, Sample
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ _MINER = b"m" * 33
 
 
 def pouw_training(effort: Effort = FULL) -> list[Figure]:
-    """Measure each architecture; 20 s, most of it imports of torch."""
+    """Measure each architecture, 20 s, most of it imports of torch; and what privacy costs, 20 s."""
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.pouw_training", str(effort.runs(_NUM_TURNS))],
         stdout=subprocess.PIPE,
@@ -37,7 +38,7 @@ def pouw_training(effort: Effort = FULL) -> list[Figure]:
         check=True,
     )
     lines = [json.loads(line) for line in done.stdout.splitlines()]
-    return [figure for line in lines for figure in _figures(line)]
+    return [*(figure for line in lines for figure in _figures(line)), *pouw_privacy(effort)]
 
 
 def _figures(line: dict[str, Any]) -> list[Figure]:

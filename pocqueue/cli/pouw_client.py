@@ -26,8 +26,8 @@ HttpPort = Annotated[
 #: 30 days: the longest that `dev` takes.
 _MAX_MINUTES = 43_200
 #: Of a private task where nothing else is said: chance, the norm that gradients are clipped to, samples of a mini-batch
-#: (noise is on their sum, so more of them have less each).
-_DELTA, _MAX_NORM, _PRIVATE_BATCH = 1e-6, 0.5, 512
+#: (noise is on their sum, so more of them have less each), and a tau above most of the noise. As `benchmarks.pouw_privacy`.
+_DELTA, _MAX_NORM, _PRIVATE_BATCH, _PRIVATE_TAU = 1e-6, 1.0, 512, 0.1
 
 
 def ask(http_port: int | None, path: str, *, post: bool = False, timeout_s: float = 60.0) -> Any:
@@ -122,6 +122,9 @@ def submit(
             help=f"Chance that they tell more, with --epsilon [default: {_DELTA:g}].",
         ),
     ] = None,
+    min_miners: Annotated[
+        int, typer.Option(min=1, max=16, help="With fewer it does not begin.")
+    ] = 1,
     minutes: Annotated[
         float, typer.Option(min=1, max=_MAX_MINUTES, help="It has to be trained within so many.")
     ] = 60.0,
@@ -149,7 +152,11 @@ def submit(
 
     if data not in BUILT_IN and not Path(data).is_file():
         raise ConfigError("data", data, "digits, words, or the path of a file")
-    requirements: dict[str, Any] = {"min_accuracy": min_accuracy, "max_epochs": max_epochs}
+    requirements: dict[str, Any] = {
+        "min_accuracy": min_accuracy,
+        "max_epochs": max_epochs,
+        "min_miners": min_miners,
+    }
     if architecture is not None:
         requirements["architecture"] = architecture
     if tau is not None:
@@ -159,7 +166,8 @@ def submit(
     if widths is not None:
         requirements["hidden"] = _widths(widths)
     if epsilon is not None:
-        requirements |= _private(epsilon, _DELTA if delta is None else delta, max_epochs)
+        private = _private(epsilon, _DELTA if delta is None else delta, max_epochs)
+        requirements = {**private, **requirements}
     elif delta is not None:
         raise ConfigError("--delta", delta, "with --epsilon only")
     task = MLTask(
@@ -225,7 +233,7 @@ def _private(epsilon: float, delta: float, max_epochs: int) -> dict[str, Any]:
         "delta": delta,
         "max_messages": PRIVATE_MESSAGES,
     }
-    return {"batch_size": _PRIVATE_BATCH, "privacy": privacy}
+    return {"batch_size": _PRIVATE_BATCH, "tau": _PRIVATE_TAU, "privacy": privacy}
 
 
 def _type_of(path: Path) -> str:
