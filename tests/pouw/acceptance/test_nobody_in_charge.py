@@ -108,10 +108,33 @@ def _evidence(one: NodeProcess) -> list[dict[str, Any]]:
     return [transaction for transaction in found if transaction["kind"] == "Evidence"]
 
 
+def _trained(one: NodeProcess) -> list[dict[str, Any]]:
+    """Return the final blocks of a node that were trained."""
+    return [
+        block
+        for block in one.ask("blocks?last=1000") or []
+        if block["is_final"] and not block["proof"].startswith("founding")
+    ]
+
+
 def test_all_nodes_have_the_same_blocks_and_weights(network: _Network) -> None:
-    """Slots are certified by the four together, blocks are mined, and nobody has anything to tell."""
+    """Slots are certified by the four together, eight blocks are mined, the model gets 0.93 right, nobody is accused."""
+
+    def is_trained(one: NodeProcess) -> bool:
+        return len(_trained(one)) >= 8 and ((one.ask() or {}).get("accuracy") or 0) >= 0.93
+
+    # Who of them has looked at the model's accuracy says it; a peer trusts in what is certified.
+    for one in network.supervisors:
+        wait_until(lambda one=one: is_trained(one), message=f"what {one.name} trains")  # type: ignore[misc]
+    height = max(one.number("anchor_height") for one in network.nodes)
     for one in network.nodes:
-        one.until_past("anchor_height", 25)
+        one.until_past("anchor_height", height - 1)
+    blocks = [
+        {block["id"] for block in _trained(one) if block["height"] <= height}
+        for one in network.nodes
+    ]
+    assert len(blocks[0]) >= 8
+    assert all(found == blocks[0] for found in blocks)
     statuses = [one.ask() for one in network.nodes]
     committees = {tuple(status["committee"]) for status in statuses}
     assert {len(committee) for committee in committees} == {4}
@@ -121,13 +144,10 @@ def test_all_nodes_have_the_same_blocks_and_weights(network: _Network) -> None:
         for slot in one.ask("slots?last=50"):
             thetas.setdefault(slot["turn"], set()).add(slot["theta"])
     assert all(len(found) == 1 for found in thetas.values())
-    trained = [
-        block
-        for block in network.others[-1].ask("blocks?last=1000")
-        if not block["proof"].startswith("founding")
-    ]
-    assert len(trained) >= 2
-    assert [status["security_alerts"] for status in statuses] == [0] * len(statuses)
+    assert any(len(found) == 1 for found in thetas.values())
+    # Of slots that are late on a busy machine may be told, of nobody in particular.
+    alerts = [alert for one in network.nodes for alert in one.ask("alerts")["alerts"]]
+    assert [alert for alert in alerts if alert["source_peer"]] == []
 
 
 def test_a_supervisor_that_is_killed_holds_nobody_up(network: _Network) -> None:
