@@ -82,7 +82,7 @@ def _trained(task: TaskSpec, num_laps: int) -> float:
     """Train a task from its first weights; return the share of validation and test samples that it is right about."""
     from pocqueue.pouw.slots.task import LAP
     from pocqueue.pouw.slots.weights import first_weights, next_weights
-    from pocqueue.pouw.training.iterate import less_map, signs_of
+    from pocqueue.pouw.training.iterate import signs_of, take_map
     from pocqueue.pouw.training.models import Model
     from pocqueue.pouw.training.private import private_gradient
     from pocqueue.pouw.training.samples import sample_rows
@@ -106,7 +106,8 @@ def _trained(task: TaskSpec, num_laps: int) -> float:
                     assert np.allclose(gradient, one_by_one, atol=1e-6)
             gradient = gradient + left[miner] if miner in left else gradient
             maps.append(signs_of(task, gradient))
-            left[miner] = less_map(task, gradient, maps[-1])
+            take_map(task, gradient, maps[-1])
+            left[miner] = gradient
         weights = next_weights(task, weights, maps)
     parts = (model.samples.val, model.samples.test)
     return sum(model.correct(weights, part) for part in parts) / sum(len(part.y) for part in parts)
