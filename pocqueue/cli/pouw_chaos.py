@@ -232,6 +232,8 @@ class Chaos:
             found.insert(0, f"{moved} slots meanwhile")
         over = time.monotonic()
         behind = self._all_go_on(_GO_ON_S)
+        if self._stopped.is_set():
+            return  # nobody had the time that is due: it is not over
         if behind:
             found.append(f"{', '.join(behind)} did not go on within {_GO_ON_S:.0f} s")
         else:
