@@ -6,6 +6,8 @@ import contextlib
 import json
 import os
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -14,6 +16,8 @@ import httpx
 import pytest
 from fastapi import APIRouter, FastAPI, WebSocket
 from websockets.exceptions import ConnectionClosed
+from websockets.http11 import Request
+from websockets.server import ServerProtocol
 from websockets.sync.client import connect
 
 from pocqueue.errors import SettingsError
@@ -21,10 +25,14 @@ from pocqueue.web.app import make_app
 from pocqueue.web.errors import SentenceRoute
 from pocqueue.web.listener import listen
 from pocqueue.web.serve import ServerThread
-from pocqueue.web.websocket import SOCKET, LiveSocket, only_text, text_frame
+from pocqueue.web.websocket import SOCKET, LiveSocket, is_between, only_text, text_frame
 
 #: Bytes that no system keeps for a client that does not read them.
 FLOOD = 64 << 20
+HANDSHAKE = (
+    b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+)
 
 
 def make() -> FastAPI:
@@ -138,6 +146,61 @@ def test_frames_that_are_against_the_protocol(sent: bytes, ports: list[int]) -> 
             assert said[:1] + said[2:4] == b"\x88\x03\xea"
 
 
+@pytest.mark.parametrize("head", [b"\x81\x85", b"\x81\xfe\0\5"], ids=["short", "longer"])
+def test_a_frame_whose_rest_looks_like_one(head: bytes, ports: list[int]) -> None:
+    """Its mask and its payload are a whole frame with a text that would be taken: it is not, and its own is no UTF-8."""
+    with _handshake(ports[0]) as raw:
+        raw.sendall(_frame(9, b"") + head)
+        assert raw.recv(2, socket.MSG_WAITALL) == b"\x8a\0"  # the head has come too
+        raw.sendall(b"\x81\x83\0\0\0\0now")
+        said = _until_the_end(raw)
+        assert said[:1] + said[2:4] == b"\x88\x03\xef"
+
+
+def test_what_is_between_messages() -> None:
+    """After each of a client's bytes; with a websockets that does not tell, nothing is."""
+    conn = ServerProtocol()
+    conn.receive_data(HANDSHAKE)
+    [request] = conn.events_received()
+    assert isinstance(request, Request)
+    assert not is_between(conn)
+    conn.send_response(conn.accept(request))
+    assert is_between(conn)
+    for frame, is_last in [
+        (_frame(9, b"ping"), True),
+        (b"\x81\xfe\0\x7e" + bytes(4) + 126 * b"x", True),
+        (b"\x82\xff" + (1 << 16).to_bytes(8) + bytes(4 + (1 << 16)), True),
+        (b"\x01\x80" + bytes(4), False),
+        (_frame(9, b"ping"), False),
+        (_frame(0, b"end"), True),
+    ]:
+        for byte in frame[:-1]:
+            conn.receive_data(bytes([byte]))
+            assert not is_between(conn)
+        conn.receive_data(frame[-1:])
+        assert conn.parser_exc is None
+        assert is_between(conn) is is_last
+    size = conn.current_size
+    del conn.current_size
+    assert not is_between(conn)
+    conn.current_size = size
+    assert is_between(conn)
+    del conn.parser
+    assert not is_between(conn)
+
+
+def test_a_machine_that_nothing_is_compiled_for() -> None:
+    """Has websockets without its compiled part, and is served all the same."""
+    code = """
+import sys
+sys.modules["websockets.speedups"] = None
+from pocqueue.web.websocket import only_text
+print(only_text(b"\\x81\\x83\\1\\2\\3\\4omt"))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "b'now'\n"
+
+
 def test_what_is_only_a_text() -> None:
     """Whole, final, masked, of one frame, and nothing before or behind it."""
     whole = b"\x81\x83\x01\x02\x03\x04" + bytes(
@@ -156,10 +219,7 @@ def test_what_is_only_a_text() -> None:
 def _handshake(port: int) -> socket.socket:
     """Return a WebSocket of a client that has no idea of pings."""
     raw = socket.create_connection(("127.0.0.1", port), timeout=60)
-    key = "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n"
-    raw.sendall(
-        f"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n{key}\r\n".encode()
-    )
+    raw.sendall(HANDSHAKE)
     head = b""
     while b"\r\n\r\n" not in head:
         head += raw.recv(1)
