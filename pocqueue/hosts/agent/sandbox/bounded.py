@@ -26,6 +26,7 @@ async def run_bounded(
     *,
     look: Callable[[], Usage],
     end: Callable[[], None],
+    end_s: float = _KILLED_S,
 ) -> Outcome:
     """Wait until a sandbox has ended; its limits see to it that it does.
 
@@ -35,6 +36,10 @@ async def run_bounded(
         stop: ends the job once it is set.
         look: returns what the job uses.
         end: kills everything in the sandbox; `process` ends soon after.
+        end_s: how soon, in seconds.
+
+    Raises:
+        TimeoutError: it did not.
     """
     assert process.stdout is not None
     began_s, output = time.monotonic(), Output(limits.kept_kib * 1024)
@@ -57,7 +62,7 @@ async def run_bounded(
                 ended_by = reached
                 end()
                 break
-        code = await asyncio.wait_for(asyncio.shield(ended), _KILLED_S)
+        code = await asyncio.wait_for(asyncio.shield(ended), end_s)
         seconds = time.monotonic() - began_s
         # All that could hold the pipe has ended.
         await asyncio.wait_for(reading, _KILLED_S)

@@ -15,6 +15,7 @@ import os
 import re
 import shutil
 import subprocess
+import time
 import uuid
 from asyncio.subprocess import Process
 from collections.abc import Sequence
@@ -26,9 +27,9 @@ from typing_extensions import override
 
 from pocqueue.hosts.agent.errors import SandboxUnavailable
 from pocqueue.hosts.agent.sandbox.base import Command, Limits, Outcome, Sandbox
-from pocqueue.hosts.agent.sandbox.bounded import run_bounded
+from pocqueue.hosts.agent.sandbox.bounded import LOOK_S, run_bounded
 from pocqueue.hosts.agent.sandbox.bubblewrap import FIRST_UID, environment
-from pocqueue.hosts.agent.sandbox.leftovers import end_marked
+from pocqueue.hosts.agent.sandbox.leftovers import end_marked, is_any_marked
 from pocqueue.hosts.agent.sandbox.usage import Usage
 
 #: Image of ours; a new version of what is in it has a new name.
@@ -88,36 +89,66 @@ class Containers(Sandbox):
         name = f"pocqueue-{uuid.uuid4().hex}"
         argv = arguments(command, name=name, engine=self.name, owner=self._owner, volumes=volumes)
 
-        def end() -> None:
-            # The command line's own process is not the container: both are to end.
-            subprocess.Popen(  # noqa: S603 - a fixed list
-                [self._program, "rm", *self._now, name],
-                env=_own_environment(),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-            )
-            _kill(process)
-
+        # Also if this is cut off meanwhile: whatever is killed then, the engine may have been told already.
+        starting = asyncio.ensure_future(self._start(*argv))
+        endings: list[asyncio.Task[None]] = []
         try:
-            process = await self._start(*argv)
+            process = await asyncio.shield(starting)
+
+            def end() -> None:
+                endings.append(asyncio.create_task(self._remove(name, process)))
+
             # The engine's server bounds what the container uses.
-            outcome = await run_bounded(process, command.limits, stop, look=Usage, end=end)
+            outcome = await run_bounded(
+                process, command.limits, stop, look=Usage, end=end, end_s=2 * _ASK_S
+            )
             if outcome.ended_by == "itself":
                 outcome = await asyncio.to_thread(self._judged, name, outcome)
         finally:
-            # Also if this was cut off while it started: the engine may have been told already.
-            with contextlib.suppress(SandboxUnavailable):
-                await asyncio.to_thread(self._ask, "rm", "--force", "--volumes", name)
+            await asyncio.wait([starting])
+            failed = starting.cancelled() or starting.exception() is not None
+            await self._remove(name, None if failed else starting.result())
+            await asyncio.gather(*endings)
         return outcome
+
+    async def _remove(self, name: str, process: Process | None) -> None:
+        """Remove a container, and then end the command line that it is of.
+
+        One that is killed while the engine's server makes the container leaves it to nobody: it is asked to be removed until it
+        was there, or until whoever wanted it has given up or does not get it for a minute.
+        """
+        until_s, removed = time.monotonic() + _ASK_S, ""
+        while not removed:
+            is_last = (
+                process is None or process.returncode is not None or time.monotonic() > until_s
+            )
+            # The engines name what they have removed, and nothing that was not there.
+            with contextlib.suppress(SandboxUnavailable):
+                removed = await asyncio.to_thread(self._ask, "rm", *self._now, name)
+            if is_last:
+                break
+            if not removed:
+                await asyncio.sleep(LOOK_S)
+        if process is not None:
+            _kill(process)
 
     @override
     def clean(self) -> None:
-        """End and remove the containers that a killed agent has left, and the command lines that were starting some."""
-        end_marked(self._program, f"{LABEL}={self._owner}")
-        left = self._ask("ps", "--all", "--quiet", "--filter", f"label={LABEL}={self._owner}")
-        for container in left.split():
-            self._ask("rm", *self._now, container)
+        """Remove the containers that a killed agent has left, also those that its command lines are starting.
+
+        Those end by themselves then, see `_remove`; after a minute they are killed.
+        """
+        mark, until_s = f"{LABEL}={self._owner}", time.monotonic() + _ASK_S
+        is_last = False
+        while not is_last:
+            is_last = not is_any_marked(self._program, mark) or time.monotonic() > until_s
+            for container in self._ask(
+                "ps", "--all", "--quiet", "--filter", f"label={mark}"
+            ).split():
+                self._ask("rm", *self._now, container)
+            if not is_last:
+                time.sleep(LOOK_S)
+        end_marked(self._program, mark)
 
     async def _start(self, *argv: str) -> Process:
         return await asyncio.create_subprocess_exec(

@@ -6,6 +6,7 @@ import contextlib
 import os
 import select
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 #: Milliseconds that a process which was killed may take to be gone.
@@ -24,9 +25,27 @@ def end_marked(program: str, mark: str) -> None:
         pass
 
 
+def is_any_marked(program: str, mark: str) -> bool:
+    """Say whether there is such a process."""
+    for _ in _marked(program, mark):
+        return True
+    return False
+
+
 def _end_some(program: str, mark: str) -> int:
     """Kill those that there are now; return how many have gone."""
     num_gone = 0
+    for fd in _marked(program, mark):
+        with contextlib.suppress(OSError):
+            signal.pidfd_send_signal(fd, signal.SIGKILL)
+            gone = select.poll()
+            gone.register(fd, select.POLLIN)
+            num_gone += len(gone.poll(_GONE_MS))
+    return num_gone
+
+
+def _marked(program: str, mark: str) -> Iterator[int]:
+    """Yield a descriptor of each, which is closed afterwards."""
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
             continue
@@ -35,11 +54,7 @@ def _end_some(program: str, mark: str) -> int:
             fd = os.pidfd_open(int(entry.name))
             stack.callback(os.close, fd)
             if _is_marked(entry, program, mark):
-                signal.pidfd_send_signal(fd, signal.SIGKILL)
-                gone = select.poll()
-                gone.register(fd, select.POLLIN)
-                num_gone += len(gone.poll(_GONE_MS))
-    return num_gone
+                yield fd
 
 
 def _is_marked(folder: Path, program: str, mark: str) -> bool:

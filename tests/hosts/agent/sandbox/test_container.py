@@ -22,7 +22,7 @@ from pocqueue.hosts.agent.errors import SandboxUnavailable
 from pocqueue.hosts.agent.sandbox.base import Command, Limits
 from pocqueue.hosts.agent.sandbox.container import LABEL, Containers, arguments
 from tests.support.sandbox_process import SECRET, SandboxProcess, need, sandbox_process
-from tests.support.waiting import wait_until
+from tests.support.waiting import until, wait_until
 
 
 @pytest.fixture(scope="module", params=["podman", "docker"])
@@ -38,8 +38,6 @@ def jobs(request: pytest.FixtureRequest) -> Iterator[SandboxProcess]:
         yield process
 
 
-# What ends a stopped job's container is not waited for.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("engine", ["docker", "podman"])
 async def test_what_is_removed_goes_with_its_volumes(
     engine: Literal["docker", "podman"], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -53,6 +51,7 @@ echo "$*" >> {said}
 case $1 in
 ps) echo left ;;
 inspect) echo false 0 ;;
+rm) echo removed ;;
 run) case "$*" in *"sleep 500") exec sleep 500 ;; esac ;;
 esac
 """
@@ -72,9 +71,42 @@ esac
     def removed() -> list[str]:
         return [line for line in said.read_text().splitlines() if line.startswith("rm ")]
 
-    # The one of a job that is stopped is not waited for.
-    wait_until(lambda: len(removed()) == 4)
+    assert len(removed()) == 4
     assert all("--volumes" in line.split() for line in removed())
+
+
+@pytest.mark.parametrize("is_cut_off", [False, True])
+async def test_a_container_that_is_made_late_is_removed(
+    is_cut_off: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The job is at its end while the engine's server still makes its container, whatever becomes of the command line."""
+    asked, made, served = (tmp_path / name for name in ("asked", "made", "served"))
+    program = tmp_path / "docker"
+    program.write_text(
+        f"""#!/bin/sh
+case $1 in
+rm) if [ -e {made} ]; then rm {made}; echo removed; fi; echo >> {asked} ;;
+run) (until [ "$(wc -l < {asked})" -ge 2 ]; do sleep 0.02; done; touch {made} {served}) > /dev/null 2>&1 &
+    touch {asked}.begun
+    exec sleep 500 ;;
+esac
+"""
+    )
+    asked.touch()
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    run = asyncio.create_task(
+        Containers("docker", "tests").run(
+            Command(("true",), Limits(wall_s=3600.0 if is_cut_off else 0.01)), asyncio.Event()
+        )
+    )
+    if is_cut_off:
+        await until((tmp_path / "asked.begun").exists)
+        run.cancel()
+    await asyncio.wait([run])
+    assert run.cancelled() if is_cut_off else run.result().ended_by == "wall time"
+    await until(served.exists)
+    assert not made.exists()
 
 
 async def test_a_job_that_is_cut_off_as_it_starts_leaves_no_container(
