@@ -6,11 +6,13 @@ import contextlib
 import json
 import os
 import socket
+import ssl
 import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import httpx
 import pytest
@@ -25,7 +27,9 @@ from pocqueue.web.app import make_app
 from pocqueue.web.errors import SentenceRoute
 from pocqueue.web.listener import listen
 from pocqueue.web.serve import ServerThread
+from pocqueue.web.tls import Certificate
 from pocqueue.web.websocket import SOCKET, LiveSocket, is_between, only_text, text_frame
+from tests.support.tls import make_certificate
 
 #: Bytes that no system keeps for a client that does not read them.
 FLOOD = 64 << 20
@@ -105,6 +109,20 @@ def test_what_is_taken_as_it_comes(ports: list[int]) -> None:
         client.send(["n", "ow"])  # is the application's, which fails
         with pytest.raises(ConnectionClosed):
             client.recv(timeout=120)
+
+
+def test_what_is_taken_over_tls(tmp_path: Path) -> None:
+    """As it comes, too."""
+    certificate = Certificate(*make_certificate(tmp_path))
+    listener = listen("127.0.0.1", 0, "TEST_")
+    port = listener.getsockname()[1]
+    trusted = ssl.create_default_context(cafile=str(certificate.cert))
+    with ServerThread(make(), [listener], certificate=certificate, pong_s=330, end_s=3) as server:
+        assert server.start()
+        with connect(f"wss://127.0.0.1:{port}/", proxy=None, ssl=trusted) as client:
+            for said, answer in (("now", "taken"), ("60", "true"), ("now", "taken")):
+                client.send(said)
+                assert client.recv(timeout=120) == answer
 
 
 @pytest.mark.parametrize(

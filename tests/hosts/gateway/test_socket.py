@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from socket import SO_RCVBUF, SOL_SOCKET
@@ -586,6 +587,29 @@ async def test_who_sends_too_fast_is_cut_off(gateway: Gateway) -> None:
         said = await agent.find(lambda reply: reply["message"] != "Invalid node ID")
         assert said["message"] == "Too many messages"
         assert await agent.close_code() == 4429
+
+
+@on_sqlite
+async def test_a_node_whose_heart_beats_too_fast_is_cut_off(gateway: Gateway) -> None:
+    """By the same measure, though heartbeats are taken as they come; each one that is answered is counted."""
+    async with OldAgent(gateway.ws_url) as agent:
+        node_id = await agent.register(gateway.token())
+        with contextlib.suppress(ConnectionClosed):
+            for _ in range(1000):
+                await agent.send(type="heartbeat", nodeId=node_id)
+        num_acks = 0
+
+        def is_no_ack(reply: dict[str, Any]) -> bool:
+            nonlocal num_acks
+            num_acks += reply["type"] == "ack"
+            return reply["type"] not in {"ack", "job"}
+
+        assert (await agent.find(is_no_ack))["message"] == "Too many messages"
+        assert await agent.close_code() == 4429
+    page = gateway.admin("GET", "/metrics").text
+    counted = re.search(r'^pocqueue_hosts_messages_total{type="heartbeat"} (\d+)', page, re.M)
+    assert counted is not None
+    assert int(counted[1]) >= num_acks > 0
 
 
 @on_sqlite
