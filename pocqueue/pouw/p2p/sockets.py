@@ -10,6 +10,7 @@ import os
 import socket
 import ssl
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any
 
 from pocqueue.pouw.errors import LinkError
@@ -150,16 +151,22 @@ async def _made(
     try:
         return (await asyncio.shield(task))[0]
     except BaseException:
-        if not task.done():  # this was cancelled
+        if task.done():
+            _end(connection, task)
+        else:  # this was cancelled, and may be again
+            task.add_done_callback(partial(_end, connection))
             with contextlib.suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
             await asyncio.wait([task])
-        if not task.cancelled() and task.exception() is None:
-            task.result()[0].abort()
-        else:
-            connection.close()
-            connection.detach()  # uvloop closes one that fails early behind the socket's back, which would do so again
         raise
+
+
+def _end(connection: socket.socket, made: asyncio.Task[tuple[asyncio.Transport, object]]) -> None:
+    if not made.cancelled() and made.exception() is None:
+        made.result()[0].abort()
+    else:
+        connection.close()
+        connection.detach()  # uvloop closes one that fails early behind the socket's back, which would do so again
 
 
 async def _readable(sock: socket.socket) -> None:

@@ -60,12 +60,18 @@ def _open_sockets() -> set[str]:
     return {each for each in found if each.startswith("socket:")}
 
 
-async def _given_up(work: Coroutine[Any, Any, Any], num_turns: int) -> bool:
-    """Cancel some work after so many turns of the loop; say whether it was still at it."""
+async def _given_up(
+    work: Coroutine[Any, Any, Any], num_turns: int, *, is_repeated: bool = False
+) -> bool:
+    """Cancel some work after so many turns of the loop, and once more if it has not ended by then; say whether it was
+    still at it."""
     task = asyncio.create_task(work)
     for _ in range(num_turns):
         await asyncio.sleep(0)
     was_at_it = task.cancel()
+    if is_repeated:
+        await asyncio.sleep(0)
+        task.cancel()
     await asyncio.gather(task, return_exceptions=True)
     return was_at_it
 
@@ -79,7 +85,8 @@ async def _read_to_the_end(reader: asyncio.StreamReader, _: asyncio.StreamWriter
 
 
 @_LOOPS
-def test_a_dial_is_given_up_at_any_step(new_loop: _NewLoop) -> None:
+@pytest.mark.parametrize("is_repeated", [False, True])
+def test_a_dial_is_given_up_at_any_step(new_loop: _NewLoop, is_repeated: bool) -> None:
     async def dials() -> None:
         context = dialling_context()
         streams: list[Streams] = []
@@ -90,7 +97,7 @@ def test_a_dial_is_given_up_at_any_step(new_loop: _NewLoop) -> None:
 
         async with listening(_read_to_the_end, Certificate.generate().context) as (host, port):
             for num_turns in count():
-                if not await _given_up(dialled(), num_turns):
+                if not await _given_up(dialled(), num_turns, is_repeated=is_repeated):
                     break
             assert num_turns > 5  # it has steps
             (only,) = streams
@@ -100,8 +107,9 @@ def test_a_dial_is_given_up_at_any_step(new_loop: _NewLoop) -> None:
 
 
 @_LOOPS
+@pytest.mark.parametrize("is_repeated", [False, True])
 def test_the_handshake_of_an_accepted_connection_is_given_up_at_any_step(
-    new_loop: _NewLoop,
+    new_loop: _NewLoop, is_repeated: bool
 ) -> None:
     async def handshakes() -> None:
         own, calling = Certificate.generate().context, dialling_context()
@@ -112,7 +120,7 @@ def test_the_handshake_of_an_accepted_connection_is_given_up_at_any_step(
             here.setblocking(False)
             there.setblocking(False)
             caller = loop.create_task(over_tls(there, calling, server_side=False))
-            was_at_it = await _given_up(_taken(here), num_turns)
+            was_at_it = await _given_up(_taken(here), num_turns, is_repeated=is_repeated)
             with contextlib.suppress(OSError):
                 _end(await caller)
             return was_at_it
