@@ -88,11 +88,15 @@ class Chain(ChainView):
         if refused is not None and not (is_final and refused.rule == RE_EXECUTION):
             raise refused
         try:
-            return validate(self._examination(block, now_ms))
+            after = validate(self._examination(block, now_ms))
         except InvalidBlock as exc:
             if exc.rule not in _PASSING:
                 self.refuse(block, exc)
             raise
+        lie = self._refused.get(block.header.message)
+        if lie is not None and not is_final:
+            raise InvalidBlock(*lie)
+        return after
 
     def add(self, block: Block, now_ms: int, *, is_final: bool = False) -> Change:
         """Check a block as `check` does and take it in; it is on disk on return.
@@ -149,11 +153,14 @@ class Chain(ChainView):
         """Remember that these bytes are no valid block.
 
         By all of its bytes, not by its id: signatures and paths are not in the id, and with wrong ones anybody
-        could have a good block refused.
+        could have a good block refused. What training says is of the winner's message: it can be signed and drawn for
+        in many ways, and is false in all of them.
         """
         # In words: an error that was raised holds on to all that was at work then.
         words = str(reason).removeprefix(f"{reason.rule}: ")
-        self._refused[_bytes_id(block)] = reason.rule, words
+        is_lie = reason.rule == RE_EXECUTION
+        for key in (_bytes_id(block), *([block.header.message] if is_lie else [])):
+            self._refused[key] = reason.rule, words
         while len(self._refused) > _MAX_REFUSED:
             self._refused.popitem(last=False)
 

@@ -1,8 +1,9 @@
 """The rules of a block, in the order in which they are checked: cheap ones first, the first wrong one names the error.
 
 Each is a function named for its rule, here or in `proof`. It returns what it found in a sentence, or raises `Broken`
-with what is wrong. Two things stand elsewhere: that a block is canonical and its parent known (`wire.codec`, `chain`), and the rule
-``re-execution``, which takes a trainer (`training.reexecute`) and comes last.
+with what is wrong. `time` may hold later and is held against nobody, so it comes after what only work gives. Two things
+stand elsewhere: that a block is canonical and its parent known (`wire.codec`, `chain`), and the rule ``re-execution``,
+which takes a trainer (`training.reexecute`) and comes last.
 """
 
 from __future__ import annotations
@@ -90,15 +91,16 @@ def state(x: Examination) -> str:
 
 Rule = Callable[[Examination], str]
 TRAINED: tuple[Rule, ...] = (
-    *(limits, height, target, time),
+    *(limits, height, target),
     *(proof.certificates, proof.messages, proof.miner, proof.task, proof.commitment, proof.draw),
-    *(work, transactions, state),
+    *(time, work, transactions, state),
 )
 FOUNDING: tuple[Rule, ...] = (
-    *(limits, height, target, time),
+    *(limits, height, target),
     proof.founding,
     *(work, transactions, state),
     proof.supervisor,
+    time,
 )
 
 

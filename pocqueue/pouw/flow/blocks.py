@@ -7,7 +7,7 @@ have to get through.
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import hashlib
 import logging
 from collections.abc import Callable
 
@@ -52,7 +52,7 @@ class BlockFlow:
         slots: has the newest certificate.
         slot_sync: has what a winner's lap is trained over with.
         on_change: hears what a block did to the chain.
-        on_missing: hears of a peer that has a block whose parent is not here, and of the parent.
+        on_missing: hears of a peer that has a block which has no place here yet.
         noises: knows the noise of private tasks, if it is shown to this node.
 
     Attributes:
@@ -65,7 +65,7 @@ class BlockFlow:
         slots: SlotFlow,
         slot_sync: SlotSync,
         on_change: Callable[[Change], None],
-        on_missing: Callable[[PeerInfo, bytes], None],
+        on_missing: Callable[[PeerInfo], None],
         noises: Noises,
     ) -> None:
         self._core = core
@@ -74,9 +74,10 @@ class BlockFlow:
         self._on_missing = on_missing
         self.on_cheat: Callable[[Iteration], None] | None = None
         self._lock = asyncio.Lock()
-        self._queue: asyncio.Queue[tuple[Block, PeerInfo]] = asyncio.Queue(_MAX_QUEUE)
-        #: Ids of those in it, and of the one that is being taken.
-        self._queued: set[bytes] = set()
+        self._queue: asyncio.Queue[tuple[bytes, Block, PeerInfo]] = asyncio.Queue(_MAX_QUEUE)
+        #: Of those in it, and of the one that is being taken, the ids by the hashes of all their bytes: signatures and
+        #: paths are not in an id, and one with wrong ones must not keep the good one out.
+        self._queued: dict[bytes, bytes] = {}
         #: The newest certificate may name a block as final that is here and is not the anchor.
         self._is_anchor_due = asyncio.Event()
         #: The last block that was named as final and contradicts the anchor.
@@ -88,7 +89,8 @@ class BlockFlow:
         Raises:
             PeerFault: it is no block, not the one with this id, or nobody worked for it.
         """
-        if identifier in self._queued:
+        digest = hashlib.sha256(body).digest()
+        if digest in self._queued or self._core.chain.knows(identifier):
             return
         try:
             block = decode(body, Block)
@@ -100,12 +102,15 @@ class BlockFlow:
                 _UNWORKED_POINTS,
                 f"block {block.id.hex()} for {identifier.hex()}, or not below its target",
             )
-        if header.parent in self._queued or chain.knows(header.parent):
-            with contextlib.suppress(asyncio.QueueFull):
-                self._queue.put_nowait((block, peer))
-                self._queued.add(block.id)
+        if header.parent in self._queued.values() or chain.knows(header.parent):
+            try:
+                self._queue.put_nowait((digest, block, peer))
+            except asyncio.QueueFull:
+                self._on_missing(peer)
+            else:
+                self._queued[digest] = block.id
         elif header.height > chain.anchor.height:
-            self._on_missing(peer, header.parent)
+            self._on_missing(peer)
 
     async def run(self) -> None:
         """Take what is queued, and make final what certificates name."""
@@ -150,7 +155,7 @@ class BlockFlow:
                 change = await core.in_chain(core.chain.add, block, now_ms(), is_final=is_final)
         except UnknownParent:
             if peer is not None:
-                self._on_missing(peer, block.header.parent)
+                self._on_missing(peer)
             return False
         except InvalidBlock as exc:
             if peer is None and exc.rule == "transactions":
@@ -252,13 +257,13 @@ class BlockFlow:
 
     async def _take_queued(self) -> None:
         while True:
-            block, peer = await self._queue.get()
+            digest, block, peer = await self._queue.get()
             try:
                 await self.take(block, peer)
             except PeerFault as fault:
                 self._core.network.charge(peer.account, fault.points, str(fault))
             finally:
-                self._queued.discard(block.id)
+                del self._queued[digest]
 
     async def _settle_anchors(self) -> None:
         # Again with each block that comes: a certificate may be here before the block that it names.

@@ -321,8 +321,8 @@ class Life:
         for loop in loops:
             self._tasks.keep(loop)
 
-    def _missing(self, peer: PeerInfo, parent: bytes | None = None) -> None:
-        self._sync.wish(peer, parent)
+    def _missing(self, peer: PeerInfo) -> None:
+        self._sync.wish(peer)
 
     def _anchored(self) -> None:
         self._blocks.wish_anchor()

@@ -43,8 +43,6 @@ _STATUS_S, _TURN_S = 5.0, 60.0
 #: A supervisor that signs alone waits so long after its start for more links before it is told that it has all.
 _GATHER_S = 3.0
 _POINTS = 50
-#: For a block whose parent its sender has not either; not more, as it may have turned to another branch since.
-_ORPHAN_POINTS = 20
 
 _random = SystemRandom()
 _log = logging.getLogger(__name__)
@@ -57,8 +55,6 @@ class Sync:
         self._core, self._blocks = core, blocks
         self._slots, self._slot_sync = slots, slot_sync
         self._wished: dict[bytes, PeerInfo] = {}
-        #: The parent of a block that a peer sent and that had none here: the first one since it was followed last.
-        self._owed: dict[bytes, bytes] = {}
         self._is_wished = asyncio.Event()
         #: When a peer may be asked again, by the monotonic clock.
         self._rests: dict[bytes, float] = {}
@@ -68,11 +64,9 @@ class Sync:
         self._asked: set[bytes] = set()
         self._signed_turn = -1
 
-    def wish(self, peer: PeerInfo, parent: bytes | None = None) -> None:
-        """Catch up with this peer soon; `parent`: of a block that it sent, and that is not here."""
+    def wish(self, peer: PeerInfo) -> None:
+        """Catch up with this peer soon."""
         self._wished[peer.account] = peer
-        if parent is not None:
-            self._owed.setdefault(peer.account, parent)
         self._is_wished.set()
 
     async def run(self) -> None:
@@ -124,7 +118,6 @@ class Sync:
                 self._wished |= {peer.account: peer for peer in peers and [_random.choice(peers)]}
             linked = {peer.account for peer in peers}
             self._wished = {at: peer for at, peer in self._wished.items() if at in linked}
-            self._owed = {at: parent for at, parent in self._owed.items() if at in linked}
             self._rests = {at: end_s for at, end_s in self._rests.items() if end_s > now_s}
             ready = [peer for at, peer in self._wished.items() if at not in self._rests]
             if ready:
@@ -151,27 +144,22 @@ class Sync:
 
     async def _follow(self, peer: PeerInfo) -> None:
         self._asked.add(peer.account)
-        owed, contains = self._owed.pop(peer.account, None), self._core.chain.__contains__
         answer = await self._core.network.request(peer.account, Kind.STATUS, b"", _STATUS_S)
         status = decode(answer, Status)
         waiting: list[Block] = []
-        if not await self._core.in_chain(contains, status.tip):
+        if not await self._core.in_chain(self._core.chain.__contains__, status.tip):
             waiting = await self._fetch_blocks(peer, status)
         newest = status.newest
         if newest is not None and await self._signs_alone() and await self._slots.is_ahead(newest):
             self._signed_turn = max(newest.certificate.turn, self._signed_turn)
-        try:
-            # A member that was cut off votes again as soon as it has the slots, and those need no block that is to be trained
-            # over, which takes a busy machine seconds each.
-            await self._slot_sync.follow(peer, status)
-        except (BadEncoding, LinkError, SlotError):
-            await self._take(waiting, peer)
-            raise
+        # A member that was cut off votes again as soon as it has the slots, and those need no block that is to be trained
+        # over, which takes a busy machine seconds each. The blocks come whatever becomes of the slots, but for an end of
+        # all this, which `finally` would hold up.
+        following = self._slot_sync.follow(peer, status)
+        [failure] = await asyncio.gather(following, return_exceptions=True)
         await self._take(waiting, peer)
-        has_tip = owed is not None and await self._core.in_chain(contains, status.tip)
-        if owed is not None and has_tip and not await self._core.in_chain(contains, owed):
-            reason = f"it has no parent {owed.hex()} of a block that it sent"
-            self._core.network.charge(peer.account, _ORPHAN_POINTS, reason)
+        if failure is not None:
+            raise failure
         if await self._has_all(status) and await self._have_all_been_asked():
             self._core.is_current.set()
 

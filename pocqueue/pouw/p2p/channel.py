@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from dataclasses import dataclass
 
 from pocqueue.pouw.errors import LinkError
@@ -100,15 +101,9 @@ class Channel:
         self._traffic.bytes_out += len(head) + len(body)
 
     async def has_room(self) -> None:
-        """Wait until little is in line.
-
-        Raises:
-            LinkError: the connection is over.
-        """
-        try:
+        """Wait until little is in line, or the connection is over."""
+        with contextlib.suppress(OSError):
             await self._writer.drain()
-        except OSError as exc:
-            raise LinkError(f"the connection broke ({first_words(exc)})") from None
 
     def say_goodbye(self, reason: Reason) -> None:
         """Send why the link ends, if it can be sent."""

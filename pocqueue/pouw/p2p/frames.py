@@ -17,7 +17,8 @@ from pocqueue.pouw.wire.transactions import MAX_TRANSACTION_BYTES
 
 HEADER_BYTES = 5
 ID_BYTES = 32  #: of what is announced; begins the body of a frame TX or BLOCK
-PUSHED_ID_BYTES = 16  #: of what is pushed: nobody finds two messages of one id
+#: Of what is pushed. Two messages of one's own with one id take 2^64 hashes, one with the id of another's 2^128.
+PUSHED_ID_BYTES = 16
 REQUEST_ID_BYTES = 4  #: begins the body of a request and of its answer
 
 _HEADER = struct.Struct(">IB")
@@ -39,7 +40,7 @@ class Kind(IntEnum):
     ANNOUNCE = 16  #: ids that the sender has the bodies of
     WANT = 17  #: ids whose bodies the sender wants
     TX = 18  #: announced: its id and a transaction
-    BLOCK = 19  #: announced: its id and a block
+    BLOCK = 19  #: announced, and pushed by its miner: its id and a block
     ITERATION = 20  #: pushed: a miner's message of a slot, with its map
     RECORD = 21  #: pushed: a slot as the committee says it
     PROPOSAL = 22  #: pushed, as are the next ones: what a turn's leader proposes
@@ -124,6 +125,9 @@ LIMITS: dict[int, Limit] = {
     Kind.REFUSED: Limit(REQUEST_ID_BYTES),
     **{kind | _ANSWER: Limit(REQUEST_ID_BYTES + size) for kind, size in MAX_ANSWER_BYTES.items()},
 }
+
+#: Of announced kinds, what may come without being asked for: blocks that the peer has mined. Above it they are announced.
+UNASKED: dict[int, Limit] = {Kind.BLOCK: Limit(LIMITS[Kind.BLOCK].max_bytes, 1, 20)}
 
 
 def answer_to(request: Kind) -> int:

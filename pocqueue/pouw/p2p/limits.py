@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import ipaddress
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
-from pocqueue.pouw.p2p.frames import LIMITS
+from pocqueue.pouw.p2p.frames import LIMITS, Limit
 
 BAN_POINTS = 100
 BAN_S = 600.0
@@ -43,16 +44,17 @@ class Rates:
 
     Args:
         burst_share: how much of each limit's burst is allowed.
+        limits: of the kinds that are counted.
     """
 
-    def __init__(self, burst_share: float = 1.0) -> None:
-        self._burst_share = burst_share
+    def __init__(self, burst_share: float = 1.0, limits: Mapping[int, Limit] = LIMITS) -> None:
+        self._burst_share, self._limits = burst_share, limits
         self._buckets: dict[int, Bucket] = {}
         self._charged_s: dict[int, float] = {}
 
     def allows(self, kind: int, now_s: float) -> bool:
         """Count a frame; False if it is one too many."""
-        limit = LIMITS[kind]
+        limit = self._limits[kind]
         if not limit.burst:
             return True
         bucket = self._buckets.get(kind)
@@ -63,7 +65,7 @@ class Rates:
 
     def wait_s(self, kind: int, now_s: float) -> float:
         """Count a frame; return how long it has to wait if it is one too many: so they come at twice the rate at most."""
-        return 0.0 if self.allows(kind, now_s) else 1 / LIMITS[kind].per_second
+        return 0.0 if self.allows(kind, now_s) else 1 / self._limits[kind].per_second
 
     def is_flood(self, kind: int, now_s: float) -> bool:
         """Say whether a frame that is one too many is held against the peer: once a second and kind."""

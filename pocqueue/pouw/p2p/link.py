@@ -22,6 +22,7 @@ from pocqueue.pouw.p2p.frames import (
     PUSHED,
     REQUEST_ID_BYTES,
     REQUESTS,
+    UNASKED,
     Kind,
     answer_to,
     is_answer,
@@ -87,6 +88,7 @@ class Link:
         self._rates = Rates()
         # What is given comes in bunches after a delay on the way: half of a burst is left for that.
         self._given = Rates(burst_share=0.5)
+        self._unasked, self._pushed = Rates(limits=UNASKED), Rates(0.5, UNASKED)
         # A peer that wants much and reads slowly waits for that alone.
         self._inbox, self._wants = _Inbox(), _Inbox()
         self._heard_s = self.began_s
@@ -144,24 +146,29 @@ class Link:
             self._channel.say_goodbye(reason)
             self._end(reason.by_us)
 
-    def send(self, kind: Kind, *parts: bytes) -> None:
+    def send(self, kind: int, *parts: bytes) -> None:
         """Send a frame soon. A peer that does not read what was sent before loses the link."""
         try:
             self._channel.send(kind, *parts)
         except SlowReader:
             self.close(Reason.SLOW)
-        except LinkError as exc:
-            self._end(str(exc))
+        except LinkError:
+            # The connection is over; why, whoever reads it finds out: the peer's goodbye may be there and not read yet.
+            return
 
     async def send_in_turn(self, kind: int, *parts: bytes) -> None:
-        """Send a large frame as soon as little waits for the peer.
-
-        Raises:
-            LinkError: the link is over.
-        """
+        """Send a large frame as soon as little waits for the peer."""
         async with self._one_at_a_time:
             await self._channel.has_room()
-            self._channel.send(kind, *parts)
+            self.send(kind, *parts)
+
+    def may_push(self, kind: Kind) -> bool:
+        """Count what goes to the peer without being asked for; False if it is one too many: half of what it takes."""
+        return kind in UNASKED and self._pushed.allows(kind, time.monotonic())
+
+    def may_come_unasked(self, kind: Kind) -> bool:
+        """Count what the peer sends without being asked for; False if it is one too many."""
+        return kind in UNASKED and self._unasked.allows(kind, time.monotonic())
 
     async def turn_to_give(self, kind: Kind) -> None:
         """Wait until the peer may be given one more of what it wants: so many as it may send of that itself."""
@@ -238,7 +245,7 @@ class Link:
             if now_s - self._heard_s > self._config.dead_s:
                 raise LinkError(f"nothing came from it for {self._config.dead_s:g} s")
             self._ping = (secrets.token_bytes(8), now_s)
-            self._channel.send(Kind.PING, encode(Ping(self._ping[0])))
+            self.send(Kind.PING, encode(Ping(self._ping[0])))
             await asyncio.sleep(self._config.ping_s)
 
     def _take_pong(self, body: bytes, now_s: float) -> None:

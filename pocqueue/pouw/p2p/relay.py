@@ -24,7 +24,7 @@ from pocqueue.pouw.p2p.messages import MAX_IDS, Ids
 from pocqueue.pouw.p2p.service import Service
 from pocqueue.pouw.wire.codec import decode, encode
 
-#: For a body that was never asked for.
+#: For a body that was never asked for, and of what may come so for each above its rate.
 _UNASKED_POINTS = 2
 #: After so long peers are told of what came to this node, many ids at once; drawn anew each time, so that of two peers that have
 #: the same one mostly tells the other.
@@ -78,9 +78,12 @@ class Relay:
             self._keep_and_tell(identifier, kind, body)
 
     def push_block(self, identifier: bytes, body: bytes) -> None:
-        """Send a block of this node's to all peers: nobody else has it yet."""
+        """Send a block of this node's to all peers: nobody else has it yet. Whoever had many just now is told of it."""
         for link in list(self._links.values()):
-            link.send(Kind.BLOCK, identifier, body)
+            if link.may_push(Kind.BLOCK):
+                link.send(Kind.BLOCK, identifier, body)
+            else:
+                _send_ids(link, Kind.ANNOUNCE, Kind.BLOCK, [identifier])
 
     def announce(
         self,
@@ -102,7 +105,6 @@ class Relay:
 
         Raises:
             PeerFault: it is held against the peer.
-            LinkError: the link is over.
         """
         if kind == Kind.ANNOUNCE:
             self._take_announcement(link, body)
@@ -154,11 +156,11 @@ class Relay:
         if not self._wants.came(link.account, item):
             if self._wants.is_late(link.account, item):
                 return
-            if kind != Kind.BLOCK:  # whoever mines one pushes it
-                raise PeerFault(_UNASKED_POINTS, f"it sent a {kind.name} that it was not asked for")
-            if self._has(item):
+            if kind == Kind.BLOCK and self._has(item):
                 return
-            self._wants.found(item)
+            # Whoever mines a block pushes it. Nobody has looked at this one: who was asked for it is still to send it.
+            if not link.may_come_unasked(kind):
+                raise PeerFault(_UNASKED_POINTS, f"it sent a {kind.name} that it was not asked for")
         is_good = await self._service.receive(link.info, kind, body, identifier)
         if not (is_good and self._service.has(kind, identifier)):
             return

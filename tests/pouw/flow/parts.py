@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -130,6 +131,11 @@ def piece(checkpoint: Checkpoint, number: int, **changed: Any) -> Weights:
     return replace(Weights(checkpoint.slot, checkpoint.signed, len(data), part), **changed)
 
 
+def replace_account(account: bytes) -> PeerInfo:
+    """Return another peer."""
+    return dataclasses.replace(PEER, account=account)
+
+
 @dataclass
 class MadeUpPeers:
     """The links of a node: what its peers answer, and what is held against them."""
@@ -212,9 +218,7 @@ async def parts(folder: Path | None = None, *, is_founded: bool = True) -> Async
         stack.callback(slots.close)
         slot_sync = SlotSync(core, slots, store)
         noises = Noises(core, slots, store, group_key("node"), Dealer(core.key, GENESIS.network))
-        blocks = BlockFlow(
-            core, slots, slot_sync, changes.append, lambda peer, _: missing.append(peer), noises
-        )
+        blocks = BlockFlow(core, slots, slot_sync, changes.append, missing.append, noises)
         sync = Sync(core, blocks, slots, slot_sync)
         await slots.open()
         yield Parts(core, net, store, slots, slot_sync, blocks, sync, noises, missing, changes)

@@ -8,8 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
+from cryptography.hazmat.primitives.hashes import SHA256
 from msgspec.structs import replace
 
+from pocqueue.node.keys import ORDER, SigningKey
 from pocqueue.pouw.chain.chain import RE_EXECUTION, Change
 from pocqueue.pouw.chain.mining import spec_of
 from pocqueue.pouw.errors import InvalidBlock, PeerFault
@@ -18,13 +22,13 @@ from pocqueue.pouw.flow.core import now_ms
 from pocqueue.pouw.security import SecuritySystem
 from pocqueue.pouw.slots.task import Noise, TaskSpec
 from pocqueue.pouw.training.trainer import URGENT_S
-from pocqueue.pouw.wire.blocks import Block
+from pocqueue.pouw.wire.blocks import Block, Trained
 from pocqueue.pouw.wire.codec import encode
 from pocqueue.pouw.wire.slots import Iteration
 from tests.pouw.blocks import trained
 from tests.pouw.flow.nodes import until
-from tests.pouw.flow.parts import PEER, Parts, Signed, follow, parts
-from tests.pouw.support import account
+from tests.pouw.flow.parts import PEER, Parts, Signed, follow, parts, replace_account
+from tests.pouw.support import account, key
 from tests.support.waiting import PATIENCE_S
 
 
@@ -126,6 +130,72 @@ async def test_a_cheats_block_is_refused_until_it_is_final() -> None:
                 await node.blocks.take(block, PEER)
         assert judged == [10]
         assert await node.blocks.take(block, PEER, is_final=True)
+
+
+def _with_signature(block: Block, signature: bytes) -> Block:
+    """Return a block of the same id in which the winner's message is signed otherwise."""
+    assert isinstance(block.proof, Trained)
+    winner = block.proof.winner
+    iteration = replace(winner.iteration, signature=signature)
+    proof = replace(block.proof, winner=replace(winner, iteration=iteration))
+    return replace(block, proof=proof)
+
+
+async def test_a_lie_that_is_signed_again_is_not_trained_over_again() -> None:
+    """Its miner can sign the same message in many ways, all of them good."""
+    async with parts() as node:
+        signed = Signed()
+        signed.go_on(12)
+        node.net.answers = signed.answers()
+        judged = _judged(node, InvalidBlock(RE_EXECUTION, "entries differ."))
+        block = trained(node.core.chain.tip, slot=10)
+        again = _with_signature(block, _another_signature(key("miner"), block.header.message))
+        assert (again.id, again == block) == (block.id, False)
+        for one in (block, again):
+            with pytest.raises(PeerFault, match="a block: re-execution: entries differ"):
+                await node.blocks.take(one, PEER)
+        assert judged == [10]
+        assert await node.blocks.take(again, PEER, is_final=True)
+
+
+def _another_signature(signer: SigningKey, digest: bytes) -> bytes:
+    """Sign an id with a number that is drawn, where `signatures.sign` makes it of what is signed."""
+    secret = ec.derive_private_key(int.from_bytes(signer.secret(), "big"), ec.SECP256K1())
+    r, s = decode_dss_signature(secret.sign(digest, ec.ECDSA(SHA256())))
+    return r.to_bytes(32, "big") + min(s, ORDER - s).to_bytes(32, "big")
+
+
+async def test_a_spoiled_twin_keeps_no_block_out() -> None:
+    """Its proof, which is not in the id, is wrong, and it comes first; only its sender is charged."""
+    async with parts() as node, asyncio.timeout(PATIENCE_S):
+        _judged(node)
+        signed = Signed()
+        signed.go_on(12)
+        node.net.answers = signed.answers()
+        stranger = replace_account(b"\2" + b"s" * 32)
+        block = trained(node.core.chain.tip, slot=10)
+        for peer, one in (
+            (stranger, _with_signature(block, bytes(64))),
+            (PEER, block),
+            (PEER, block),
+        ):
+            node.blocks.receive(peer, encode(one), block.id)
+        assert node.blocks._queue.qsize() == 2
+        running = asyncio.create_task(node.blocks.run())
+        await until(lambda: node.core.chain.tip.id == block.id, "the good one")
+        assert [who for who, _ in node.net.charged] == [stranger.account]
+        running.cancel()
+
+
+async def test_a_block_that_finds_no_place_is_asked_for_later() -> None:
+    """Its sender is caught up with, as with one whose parent is not here."""
+    async with parts() as node:
+        node.blocks._queue = asyncio.Queue(1)
+        for slot in (10, 11):
+            block = trained(node.core.chain.tip, slot=slot)
+            node.blocks.receive(PEER, encode(block), block.id)
+        assert node.blocks._queue.full()
+        assert node.missing == [PEER]
 
 
 async def test_a_cheats_private_block_is_held_against_its_miner_alone(

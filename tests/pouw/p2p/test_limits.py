@@ -6,7 +6,7 @@ from random import Random
 
 import pytest
 
-from pocqueue.pouw.p2p.frames import LIMITS, Kind
+from pocqueue.pouw.p2p.frames import LIMITS, UNASKED, Kind, Limit
 from pocqueue.pouw.p2p.limits import BAN_S, Conduct, Rates, is_loopback
 
 ACCOUNT = b"\x02" * 33
@@ -89,13 +89,15 @@ def test_so_many_are_remembered() -> None:
     assert conduct.charge(b"9999", 99, 0.0)
 
 
-@pytest.mark.parametrize("kind", [Kind.TX, Kind.BLOCK])
-def test_what_is_given_as_fast_as_allowed_is_no_flood(kind: Kind) -> None:
+@pytest.mark.parametrize(
+    ("kind", "limits"), [(Kind.TX, LIMITS), (Kind.BLOCK, LIMITS), (Kind.BLOCK, UNASKED)]
+)
+def test_what_is_given_as_fast_as_allowed_is_no_flood(kind: Kind, limits: dict[int, Limit]) -> None:
     """However it is bunched on its way, by up to ten seconds."""
-    given, taken = Rates(burst_share=0.5), Rates()
+    given, taken = Rates(0.5, limits), Rates(limits=limits)
     rng = Random(1)  # noqa: S311 - the same in each run
     sent_s = [tick / 1000 for tick in range(30_000) if given.allows(kind, tick / 1000)]
-    assert len(sent_s) > 350
+    assert len(sent_s) >= limits[kind].burst // 2 + 29 * limits[kind].per_second
     came_s = 0.0
     for at_s in sent_s:
         came_s = max(came_s, at_s + rng.choice([0.0, 9.9]))

@@ -6,11 +6,12 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Coroutine
+from typing import Any
 
 import pytest
 
 from pocqueue.pouw.errors import LinkError
-from pocqueue.pouw.p2p.frames import LIMITS, MAX_ANSWER_BYTES, Kind, Limit, answer_to
+from pocqueue.pouw.p2p.frames import LIMITS, MAX_ANSWER_BYTES, UNASKED, Kind, Limit, answer_to
 from pocqueue.pouw.p2p.handshake import Refused
 from pocqueue.pouw.p2p.messages import Ids, Reason
 from pocqueue.pouw.p2p.network import MAX_HALF_OPEN_OF_ADDRESS
@@ -178,6 +179,53 @@ async def test_a_block_of_ones_own_is_sent_without_being_asked_for() -> None:
         await until(lambda: (Kind.RECORD, b"end") in b.keeper.received)
         assert b.keeper.received == [(Kind.BLOCK, block), (Kind.RECORD, b"end")]
         await until(lambda: (Kind.BLOCK, block) in c.keeper.received)
+        assert not b.keeper.charges
+
+
+async def test_what_comes_unasked_settles_no_question() -> None:
+    """A stranger sends something else by the id of a block; the answer of whoever was asked for it still counts."""
+    node = Node("a")
+    identifier = id_of(b"block")
+    async with running(node), linked(*node.where) as asked, linked(*node.where) as stranger:
+        asked.channel.send(Kind.ANNOUNCE, encode(Ids(Kind.BLOCK, (identifier,))))
+        await asked.next(Kind.WANT)
+        stranger.channel.send(Kind.BLOCK, identifier, b"other")
+        await until(lambda: node.keeper.received == [(Kind.BLOCK, b"other")])
+        asked.channel.send(Kind.BLOCK, identifier, b"block")
+        await until(lambda: (Kind.BLOCK, b"block") in node.keeper.received)
+        assert not node.keeper.charges
+
+
+async def test_blocks_that_nobody_asked_for_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Above their rate nobody looks at one, and each costs points."""
+    monkeypatch.setitem(UNASKED, Kind.BLOCK, Limit(1000, per_second=1e-9, burst=5))
+    node = Node("a")
+    async with running(node), linked(*node.where) as rogue:
+        for number in range(8):
+            body = b"block %d" % number
+            rogue.channel.send(Kind.BLOCK, id_of(body), body)
+        rogue.channel.send(Kind.VOTE, b"behind them")
+        await until(lambda: (Kind.VOTE, b"behind them") in node.keeper.received)
+        assert len(node.keeper.received) == 5 + 1
+        reason = "it sent a BLOCK that it was not asked for"
+        assert node.keeper.charges == [(2, reason, False)] * 3
+
+
+async def test_who_mines_many_blocks_at_once_sends_no_more_than_may_come(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The others are told of; all of them come, and nothing is held against it."""
+    monkeypatch.setitem(UNASKED, Kind.BLOCK, Limit(1000, per_second=1e-9, burst=4))
+    a, b = Node("a"), Node("b")
+    blocks = [b"block %d" % number for number in range(6)]
+    a.keeper.bodies = {id_of(block): block for block in blocks}
+    async with running(a, b):
+        await a.network.connect(*b.where)
+        for identifier, block in a.keeper.bodies.items():
+            a.network.push_block(identifier, block)
+        await until(lambda: len(b.keeper.received) == 6)
+        assert sorted(b.keeper.received) == [(Kind.BLOCK, block) for block in blocks]
+        assert a.keeper.num_looked_up == 4
         assert not b.keeper.charges
 
 
@@ -469,6 +517,34 @@ async def test_a_stop_says_goodbye_and_may_be_repeated() -> None:
         assert b.keeper.ended == ["it stops"]
         assert not a.network.peers
         assert a.network.port == 0
+
+
+async def test_a_goodbye_counts_whatever_is_sent_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is there and not read yet, for much stands before it; the connection is closed already."""
+    node, may_go_on = Node("a"), asyncio.Event()
+    receive = node.keeper.receive
+
+    async def held(*args: Any) -> bool:
+        await may_go_on.wait()
+        return await receive(*args)
+
+    monkeypatch.setattr(node.keeper, "receive", held)
+    async with running(node), linked(*node.where) as rogue:
+        [link] = node.network._roster.links.values()
+        for number in range(9):
+            rogue.channel.send(
+                Kind.RECORD, bytes(LIMITS[Kind.RECORD].max_bytes - 1) + b"%d" % number
+            )
+        await until(lambda: len(link._inbox._items) == 8)
+        rogue.channel.send(Kind.VOTE, b"one too many")
+        rogue.channel.say_goodbye(Reason.STOPPING)
+        rogue.writer.close()
+        await until(link._channel.writer.transport.is_closing)
+        node.network.push(Kind.VOTE, b"anybody there?")
+        assert node.keeper.ended == []
+        may_go_on.set()
+        await until(lambda: node.keeper.ended)
+        assert node.keeper.ended == ["it stops"]
 
 
 async def _result(work: Coroutine[object, object, Reason | None]) -> Reason | str:
