@@ -246,7 +246,7 @@ async def member(
         noises = Noises(one.core, one.slots, one.store, group_key(name), dealer)
         blocks = BlockFlow(
             *(one.core, one.slots, one.slot_sync, lambda _: None),
-            *(lambda peer, parent: one.sync.wish(peer, parent), noises),
+            *(lambda peer: one.sync.wish(peer), noises),
         )
         one.sync = Sync(one.core, blocks, one.slots, one.slot_sync)
         one.hearing = Hearing(one.core, one.slots, lambda peer: one.sync.wish(peer))
