@@ -85,10 +85,6 @@ class TurnEnd:
         if beacon is None:
             return False
         signed = SignedCertificate(certificate, decided.signature, beacon)
-        if not self._is_alone:
-            self._say_record(
-                signed, decided.ids
-            )  # others have it too, so nobody waits for this disk
         history = await bench.slots.history(certificate.task)
         value = judged.get(certificate.id)
         if value is None:
@@ -99,6 +95,10 @@ class TurnEnd:
             except SlotError as exc:
                 _log.debug("%s Turn %d waits: %s", bench.core.name, self._turn.number, exc)
                 return False
+        if not self._is_alone:
+            # Not before all of it is here: what this node has said itself is not new to it when others say it. But the
+            # others have it too, so nobody waits for this disk.
+            self._say_record(signed, decided.ids)
         advance = value.certified(signed)
         if await bench.slots.decide(history, advance, is_alone=self._is_alone):
             if self._is_alone:

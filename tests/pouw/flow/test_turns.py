@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
+from pocqueue.pouw.chain.genesis import Genesis
 from pocqueue.pouw.chain.mining import spec_of
 from pocqueue.pouw.chain.signatures import sign
 from pocqueue.pouw.flow.hearing import MAX_WORDS
@@ -479,14 +480,50 @@ async def test_a_slot_has_the_messages_that_members_have() -> None:
         hub.passes = lambda _source, to, kind: kind is not Kind.ITERATION or to != deaf.account
         certified = 0
         while not certified:
-            history = await members[0].slots.history(genesis.filler_task(0))
-            message = encode(_message(genesis, history.next_slot, history.previous))
-            for one in members:
-                hub.send(account("miner"), one.account, Kind.ITERATION, message)
+            await _push_message(hub, members, genesis)
             due = members[0].turn + 1
             await _reached(members, due)
             certified = max(one.count for one in members[0].certificates())
         _are_one(members, members[0].certificates()[-1].turn)
+
+
+async def test_a_member_says_no_record_of_a_slot_that_it_has_not_all_of() -> None:
+    """What a node has said itself is not new to it when others say it: it would not ask for what it lacks."""
+    hub, (genesis, committee) = Hub(), office_genesis("miner")
+    async with contextlib.AsyncExitStack() as stack:
+        members = [
+            await stack.enter_async_context(member(hub, genesis, committee, name)) for name in NAMES
+        ]
+        deaf = members[3]
+        hub.passes = lambda _source, to, kind: (
+            to != deaf.account or kind not in (Kind.ITERATION, Kind.RECORD)
+        )
+        shown = set[int]()
+        while not shown:
+            await _push_message(hub, members, genesis)
+            due = members[0].turn + 1
+            await _reached(members, due)
+            shares = [
+                decode(body, BeaconShare).turn
+                for who, kind, body in hub.said
+                if (who, kind) == (deaf.account, Kind.BEACON)
+            ]
+            shown = {one.turn for one in deaf.certificates() if one.count} & set(shares)
+        records = [
+            decode(body, SlotRecord).signed.certificate
+            for who, kind, body in hub.said
+            if (who, kind) == (deaf.account, Kind.RECORD)
+        ]
+        assert [one for one in records if one.count] == []
+        _are_one(members, due)
+
+
+async def _push_message(hub: Hub, members: list[Member], genesis: Genesis) -> None:
+    """Let "miner" push a message of the open slot to all."""
+    history = await members[0].slots.history(genesis.filler_task(0))
+    message = encode(_message(genesis, history.next_slot, history.previous))
+    for one in members:
+        hub.send(account("miner"), one.account, Kind.ITERATION, message)
 
 
 def _has_said(hub: Hub, one: Member, kind: Kind) -> bool:
