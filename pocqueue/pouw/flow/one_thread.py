@@ -36,7 +36,7 @@ class OneThread:
         return await asyncio.wrap_future(future)
 
     async def run_short(self, work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
-        """Do something that takes a millisecond at most and waits for nothing: at once, or after what the thread does."""
+        """Do something that takes a few milliseconds at most and waits for nothing: at once, or after what the thread does."""
         self._forget_done()
         if self._given:
             return await self.run(work, *args, **kwargs)

@@ -61,7 +61,7 @@ class OpenSlot:
         left_out = {
             lane for (of, lane), end in self._left_out.items() if of == task.id and slot < end
         }
-        found = await self._slots.with_history(
+        found = await self._slots.with_messages(
             history,
             collector.value,
             now_ms(),

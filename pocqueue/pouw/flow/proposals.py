@@ -71,7 +71,7 @@ class Judge:
         history = await self._slots.history(certificate.task)
         if certificate.slot > history.next_slot:
             raise SlotError("missing", f"slots {history.next_slot} to {certificate.slot - 1}.")
-        found = await self._slots.with_history(history, history.judge, certificate, proposal.ids)
+        found = await self._slots.with_messages(history, history.judge, certificate, proposal.ids)
         if not found.messages and not await self._choice.allows_empty(certificate.task, newest):
             raise SlotError("task", f"nobody trains {certificate.task.hex()}.")
         limits = await self._lanes.limits(certificate.task, certificate.slot)

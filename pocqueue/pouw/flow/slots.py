@@ -43,8 +43,10 @@ _NOBODYS_FAULT = frozenset(
 #: Rules that only who makes certificates up can break.
 _FORGED = frozenset(("signature", "beacon"))
 _POINTS = 50
-#: What is done with the weights of a model of so many in a slot takes less than a millisecond.
+#: What is done with the weights of a model of so many in a slot takes less than a millisecond, ...
 _SMALL_WEIGHTS = 65_536
+#: ... and with so many messages, each of which is decoded and added: 200 took 20.
+_FEW_MESSAGES = 16
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -61,7 +63,7 @@ class SlotFlow:
         on_anchor: hears that a new certificate names another block as final.
 
     Attributes:
-        on_advance: is awaited with each slot that was taken in, before anybody is told of it.
+        on_advance: is awaited with each slot that was taken in, before the next turn is open.
         on_contradiction: hears what a lane has said twice.
     """
 
@@ -78,7 +80,6 @@ class SlotFlow:
         self._newest: SignedCertificate | None = None
         #: The newest slot; None: it was not the last one that was written before the start.
         self.newest_record: SlotRecord | None = None
-        #: When it may be said again that clocks differ, by the monotonic clock.
         self._now = CertificateClock(core, self.in_slots)
         self._thread = OneThread("slots")
         #: Slots are taken in one after another. Nobody waits for anything of blocks while he has it.
@@ -150,6 +151,14 @@ class SlotFlow:
         is_short = history.task.num_weights <= _SMALL_WEIGHTS and history.task.noise is None
         run = self._thread.run_short if is_short else self._thread.run
         return await run(work, *args, **kwargs)
+
+    async def with_messages(
+        self, history: SlotHistory, work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs
+    ) -> _T:
+        """Do with a history what takes all that is kept for its open slot: as `with_history`, while that is little."""
+        if history.num_kept > _FEW_MESSAGES:
+            return await self.in_slots(work, *args, **kwargs)
+        return await self.with_history(history, work, *args, **kwargs)
 
     async def history(self, task: bytes) -> SlotHistory:
         """Return a task's history as far as this node has it; one that it has nothing of begins at slot 0.

@@ -89,7 +89,7 @@ class TurnEnd:
         value = judged.get(certificate.id)
         if value is None:
             try:
-                value = await bench.slots.with_history(
+                value = await bench.slots.with_messages(
                     history, history.judge, certificate, decided.ids
                 )
             except SlotError as exc:

@@ -7,8 +7,9 @@ How a slot goes through a node; nothing here waits, sends or reads a clock, and 
    the same with `SlotHistory.judge`. What they agree on (`pocqueue.pouw.committee`) is signed, and with it an `Advance`.
    Everybody else: a record arrives, `certificate.verify_signed`, `SlotHistory.check(record, messages)` gives the `Advance`;
    if that misses messages, they are asked for with their slots, as `requests.Slots`.
-3. `SlotStore.write(advance)`: on disk before memory has it, and before anybody hears of it from a committee of one.
-4. `SlotHistory.add(advance)`: the next slot is open, `weights` are its weights. The record is pushed.
+3. A committee of several pushes the record: all of them have it. `SlotStore.write(advance)`: it is on disk before memory
+   has it, and before a committee of one pushes it.
+4. `SlotHistory.add(advance)`: the next slot is open, `weights` are its weights.
 5. A miner: `LaneMiner.certified(record)` draws with the slot's beacon and may give a block; then `LaneMiner.work()` is the
    iteration that is due, `Trainer.iterate` makes it, `LaneMiner.message` signs it, `SlotStore.write_sent` keeps it, it is pushed.
 6. After 0.4 s of silence `LaneMiner.current` is pushed again. A restart: `SlotStore.history`, `SlotStore.sent`, and on from 1.

@@ -152,6 +152,11 @@ class SlotHistory:
         kept[iteration.order] = message
         return True
 
+    @property
+    def num_kept(self) -> int:
+        """Return how many messages are kept for the open slot; from any thread."""
+        return len(self._pending.get(self.next_slot, ()))
+
     def pending(self) -> list[IterationWithMap]:
         """Return what is kept for the open slot and follows its predecessor, by (miner, lane)."""
         kept = self._pending.get(self.next_slot, {})

@@ -1,7 +1,7 @@
 """The slots of a node on disk. A slot is one transaction: it is there with its maps and weights, or not at all.
 
-A committee's node writes a slot before it tells anybody of it, and a miner's node its message before it sends
-it. So neither can contradict itself after a restart: there is one record for a slot, and one message for a lane.
+A committee of one writes a slot before it tells anybody of it, a member of several its words (`said.sql`), and a miner's
+node its message. So none can contradict itself after a restart: there is one record for a slot, one message for a lane.
 """
 
 from __future__ import annotations

@@ -46,7 +46,9 @@ class _Leader:
 
     async def _collector(self) -> tuple[Any, Any]:
         history = SimpleNamespace(
-            task=SimpleNamespace(id=_TASK, noise=self._noise, num_weights=1), next_slot=self._slot
+            task=SimpleNamespace(id=_TASK, noise=self._noise, num_weights=1),
+            next_slot=self._slot,
+            num_kept=len(_MINERS),
         )
         return history, SimpleNamespace(value=self._value)
 

@@ -24,6 +24,7 @@ from pocqueue.pouw.wire.slots import SlotRecord
 from pocqueue.pouw.wire.transactions import Faucet
 from tests.pouw.blocks import GENESIS, START_MS, founding, sent, trained, waiting
 from tests.pouw.flow.parts import PEER, Parts, Signed, follow, forged, parts, succeeded
+from tests.pouw.slots.support import message
 from tests.pouw.support import key, ticket
 
 
@@ -47,6 +48,19 @@ async def test_nothing_is_made_of_what_nobody_signed() -> None:
         assert await _broken(node, unknown) == "missing"
         assert [node.slots._histories.get(GENESIS.filler_task(at)) for at in range(2)] == [None] * 2
         assert node.store.tasks() == {}
+
+
+async def test_what_takes_all_messages_of_a_slot_holds_up_no_links_if_they_are_many() -> None:
+    """It is done in the slots' thread then, also of a small model."""
+    async with parts() as node:
+        history, used = Signed().history, list[bool]()
+        for lane in range(17):
+            loop = await node.slots.with_messages(history, threading.get_ident)
+            used.append(loop == threading.get_ident())
+            assert history.keep(message(history, key("miner"), lane=lane))
+        assert used == [True] * 17
+        assert await node.slots.with_messages(history, threading.get_ident) != threading.get_ident()
+        assert await node.slots.with_history(history, threading.get_ident) == threading.get_ident()
 
 
 async def test_a_slot_that_names_another_anchor_is_on_disk_before_the_chain_has_it(
