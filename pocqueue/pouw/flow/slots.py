@@ -90,8 +90,6 @@ class SlotFlow:
         self.judged: dict[bytes, Unsigned] = {}
         self._collector: tuple[SlotHistory, Collector] | None = None
         self._offices = Offices(core)
-        # An anchor, and the epoch of the turn after one that names it.
-        self._next_epoch = (b"", 0)
         #: A slot more is certified.
         self.changed = Bell()
         #: When the newest one came, in seconds since 1970; 0: none did.
@@ -126,18 +124,8 @@ class SlotFlow:
         return 0 if self._newest is None else self._newest.certificate.turn + 1
 
     async def committee(self) -> Committee | None:
-        """Return who certifies the next slot: whoever is in office at the anchor of the newest certificate.
-
-        If nobody is, it is the first one that comes into office above it.
-
-        Returns:
-            None: nobody is in office yet, or that anchor is not here.
-        """
-        anchor, newest = self._core.chain.anchor, self._newest
-        block = anchor.id
-        if newest is not None and newest.certificate.anchor_height > anchor.height:
-            block = newest.certificate.anchor
-        return await self._offices.at(block)
+        """Return who certifies the next slot; see `Offices.open`."""
+        return await self._offices.open(self._newest)
 
     async def in_slots(self, work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
         """Do something with histories or their store in their thread."""
@@ -242,7 +230,7 @@ class SlotFlow:
             if known is not None and certificate.slot != known.next_slot:
                 return False
             # Nothing is made of what a stranger may have signed.
-            committee = await self._committee_of(certificate, is_asked=is_asked)
+            committee = await self._committee_of(certificate, is_asked)
             if known is None:
                 await self.in_slots(verify_signed, signed, committee)
             history = known or await self.history(certificate.task)
@@ -291,7 +279,7 @@ class SlotFlow:
             raise SlotError("theta", "weights of slot 0 were sent for those of a later one.")
         await self._now.check(signed)
         async with self._lock:
-            committee = await self._committee_of(signed.certificate, is_asked=is_asked)
+            committee = await self._committee_of(signed.certificate, is_asked)
             await self.in_slots(verify_signed, signed, committee)
             history = await self.history(signed.certificate.task)
             if start.slot <= history.next_slot:
@@ -417,33 +405,8 @@ class SlotFlow:
         if exc.rule in _FORGED:
             self._core.alert("forged_history", f"{peer.node_id}: {exc}", source=peer.account)
 
-    async def _committee_of(self, certificate: Certificate, *, is_asked: bool) -> Committee:
-        """Return whose signature a certificate has to have.
-
-        That of an epoch that is over counts for turns up to the one that has ended it: whoever has its keys goes on
-        with nothing after that.
-        """
-        committee = await self.committee()
-        if committee is None or certificate.epoch > committee.epoch:
-            raise SlotError("missing", f"epoch {certificate.epoch} is not known here yet.")
-        if not is_asked or certificate.epoch == committee.epoch:
-            return committee
-        newest = self._newest.certificate if self._newest else None
-        if newest is not None and newest.turn < certificate.turn:
-            due = await self._core.in_chain(self._epoch_after, newest)
-            if certificate.epoch < due:
-                return committee
-        return self._core.chain.tip.state.committee(certificate.epoch) or committee
-
-    def _epoch_after(self, newest: Certificate) -> int:
-        """Return the epoch of the first turn after one; at least the same, if its anchor is not here."""
-        chain, anchor = self._core.chain, newest.anchor
-        if self._next_epoch[0] != anchor and anchor in chain:
-            state = chain.state_at(anchor)
-            # With nobody in office there it is the one that comes next.
-            due = state.next_epoch - (state.committee_in_office is not None)
-            self._next_epoch = (anchor, due)
-        return max(newest.epoch, self._next_epoch[1] if self._next_epoch[0] == anchor else 0)
+    async def _committee_of(self, certificate: Certificate, is_asked: bool) -> Committee:
+        return await self._offices.of(certificate, self._newest, is_asked=is_asked)
 
     def _written(
         self, history: SlotHistory, checked: Callable[[], Advance], is_durable: bool
