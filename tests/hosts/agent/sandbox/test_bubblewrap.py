@@ -467,11 +467,24 @@ asyncio.run(box.run(Command(tuple(sys.argv[2:])), asyncio.Event()))
     with agent, agent.stdout:
         first = int(agent.stdout.readline())
         try:
+            outside = _parent(first)
+            # Until then it would wait for the one outside for ever, if that died.
+            wait_until(lambda: _has_let_go(outside), message="bwrap's word to the process inside")
             yield agent, first
         finally:
             agent.kill()
             with contextlib.suppress(ProcessLookupError):
                 os.kill(first, signal.SIGKILL)
+
+
+def _has_let_go(outside: int) -> bool:
+    """Say whether bwrap's process outside has let the one inside go on: after that it watches over it by a signalfd."""
+    for fd in Path(f"/proc/{outside}/fd").iterdir():
+        # It closes some just then.
+        with contextlib.suppress(FileNotFoundError):
+            if os.readlink(fd) == "anon_inode:[signalfd]":
+                return True
+    return False
 
 
 def _parent(pid: int) -> int:
