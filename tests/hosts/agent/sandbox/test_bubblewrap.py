@@ -24,6 +24,7 @@ from pocqueue.hosts.agent.errors import SandboxUnavailable
 from pocqueue.hosts.agent.sandbox.base import Command
 from pocqueue.hosts.agent.sandbox.bubblewrap import Bubblewrap, arguments
 from pocqueue.hosts.agent.sandbox.cgroup import OURS, ROOT, Cgroups
+from tests.support.held_agent import held_agent, parent_of
 from tests.support.sandbox_process import (
     ORDINARY_UID,
     SECRET,
@@ -327,8 +328,8 @@ def test_an_agent_killed_while_it_starts_a_job_leaves_nothing_running() -> None:
     """In the one moment in which nobody in the sandbox would notice: the first process in it is held there."""
     need("bwrap", "bubblewrap")
     mark = f"8{uuid.uuid4().int % 10**12}"
-    with _held_agent("sleep", mark) as (agent, first):
-        outside = _parent(first)
+    with held_agent(OWNER, "sleep", mark) as (agent, first):
+        outside = parent_of(first)
         agent.kill()
         wait_until(
             lambda: not Path(f"/proc/{outside}").exists(), message="the end of bwrap's own process"
@@ -342,8 +343,8 @@ def test_what_was_left_running_is_ended_by_the_next_agent() -> None:
     need("bwrap", "bubblewrap")
     mark = f"8{uuid.uuid4().int % 10**12}"
     other = Bubblewrap(None, uuid.uuid4().hex)
-    with _held_agent("sleep", mark) as (_, first):
-        outside = _parent(first)
+    with held_agent(OWNER, "sleep", mark) as (_, first):
+        outside = parent_of(first)
         waits = [sys.executable, "-c", "import signal; signal.pause()"]
         speaks = subprocess.Popen([*waits, *_words(outside)])
         try:
@@ -440,55 +441,6 @@ def test_a_gpu_job_gets_its_devices_alone() -> None:
     ]
     assert argv[argv.index("CUDA_VISIBLE_DEVICES") + 1] == "GPU-abc"
     assert argv[-2:] == ["sh", "x"]
-
-
-@contextlib.contextmanager
-def _held_agent(*argv: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    """An agent whose sandbox is stopped before it follows anybody; with the first process in it."""
-    code = """
-import asyncio, os, signal, sys
-from pocqueue.hosts.agent.sandbox import bubblewrap
-from pocqueue.hosts.agent.sandbox.base import Command
-
-def hold(pid, *args, bound=bubblewrap._bound, **kwargs):
-    bound(pid, *args, **kwargs)
-    os.kill(pid, signal.SIGSTOP)
-    # Once the agent has said everything that it says without waiting.
-    asyncio.get_running_loop().call_soon(print, pid)
-
-bubblewrap._bound = hold
-box = bubblewrap.Bubblewrap(None, sys.argv[1])
-asyncio.run(box.run(Command(tuple(sys.argv[2:])), asyncio.Event()))
-"""
-    agent = subprocess.Popen(
-        [sys.executable, "-u", "-c", code, OWNER, *argv], stdout=subprocess.PIPE, text=True
-    )
-    assert agent.stdout is not None
-    with agent, agent.stdout:
-        first = int(agent.stdout.readline())
-        try:
-            outside = _parent(first)
-            # Until then it would wait for the one outside for ever, if that died.
-            wait_until(lambda: _has_let_go(outside), message="bwrap's word to the process inside")
-            yield agent, first
-        finally:
-            agent.kill()
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(first, signal.SIGKILL)
-
-
-def _has_let_go(outside: int) -> bool:
-    """Say whether bwrap's process outside has let the one inside go on: after that it watches over it by a signalfd."""
-    for fd in Path(f"/proc/{outside}/fd").iterdir():
-        # It closes some just then.
-        with contextlib.suppress(FileNotFoundError):
-            if os.readlink(fd) == "anon_inode:[signalfd]":
-                return True
-    return False
-
-
-def _parent(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()[1])
 
 
 def _words(pid: int) -> list[bytes]:
