@@ -48,6 +48,34 @@ asyncio.run(box.run(Command(tuple(sys.argv[2:])), asyncio.Event()))
                 os.kill(first, signal.SIGKILL)
 
 
+@contextlib.contextmanager
+def silenced_agent(owner: str, *argv: str) -> Iterator[subprocess.Popen[bytes]]:
+    """An agent whose bwrap can never say who its process inside is, and so never lets that one go on."""
+    code = """
+import asyncio, fcntl, sys
+from pocqueue.hosts.agent.sandbox import bubblewrap
+from pocqueue.hosts.agent.sandbox.base import Command
+
+def full(stack, pipe=bubblewrap._pipe):
+    bubblewrap._pipe = pipe
+    out, into = pipe(stack)
+    into.write(bytes(fcntl.fcntl(into, fcntl.F_GETPIPE_SZ)))
+    return out, into
+
+async def never(_):
+    await asyncio.Event().wait()
+
+bubblewrap._pipe, bubblewrap._child_of = full, never
+box = bubblewrap.Bubblewrap(None, sys.argv[1])
+asyncio.run(box.run(Command(tuple(sys.argv[2:])), asyncio.Event()))
+"""
+    with subprocess.Popen([sys.executable, "-c", code, owner, *argv]) as agent:
+        try:
+            yield agent
+        finally:
+            agent.kill()
+
+
 def _has_let_go(outside: int) -> bool:
     """Say whether bwrap's process outside has let the one inside go on: after that it watches over it by a signalfd."""
     for fd in Path(f"/proc/{outside}/fd").iterdir():

@@ -24,7 +24,7 @@ from pocqueue.hosts.agent.errors import SandboxUnavailable
 from pocqueue.hosts.agent.sandbox.base import Command
 from pocqueue.hosts.agent.sandbox.bubblewrap import Bubblewrap, arguments
 from pocqueue.hosts.agent.sandbox.cgroup import OURS, ROOT, Cgroups
-from tests.support.held_agent import held_agent, parent_of
+from tests.support.held_agent import held_agent, parent_of, silenced_agent
 from tests.support.sandbox_process import (
     ORDINARY_UID,
     SECRET,
@@ -355,6 +355,18 @@ def test_what_was_left_running_is_ended_by_the_next_agent() -> None:
         finally:
             speaks.kill()
             speaks.wait()
+
+
+def test_a_process_inside_that_was_never_let_go_on_is_ended_by_the_next_agent() -> None:
+    """It waits for ever, as bwrap's process outside has died with the agent before."""
+    need("bwrap", "bubblewrap")
+    mark = f"8{uuid.uuid4().int % 10**12}"
+    with silenced_agent(OWNER, "sleep", mark) as agent:
+        wait_until(lambda: len(_processes_with(mark)) == 3, message="agent, outside, inside")
+        agent.kill()
+        wait_until(lambda: len(_processes_with(mark)) == 1, message="the end of the one outside")
+        Bubblewrap(None, OWNER).clean()
+        assert not _processes_with(mark)
 
 
 async def test_a_job_that_is_given_up_while_it_starts_leaves_nothing() -> None:
