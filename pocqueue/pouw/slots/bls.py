@@ -167,7 +167,7 @@ def combine(shares: Mapping[int, bytes]) -> bytes:
     if not shares:
         raise SlotError("signature", "there are no shares.")
     # Its weights are fractions of small numbers. Those over their common denominator are whole, and a few additions take a
-    # tenth of the time of a power; the denominator is 1 for most quorums.
+    # tenth of the time of a power; one power is left, and none if that denominator is 1, as for most quorums of four.
     weights = {number: _weight_at_0(number, shares) for number in shares}
     denominator = math.lcm(*(weight.denominator for weight in weights.values()))
     total = _INFINITY_2

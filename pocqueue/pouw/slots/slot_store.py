@@ -80,7 +80,7 @@ class SlotStore(NodeFile):
 
         Args:
             advance: the slot.
-            durable: it is on disk on return, as a committee needs it that tells others of it then. False: others
+            durable: it is on disk on return, as a committee of one needs it, which tells others of it then. False: others
                 have it too, as `SqliteFile.transaction`.
 
         Raises:
