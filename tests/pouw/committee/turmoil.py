@@ -11,7 +11,6 @@ from collections import defaultdict
 from collections.abc import Iterable
 from typing import cast
 
-from pocqueue.node.keys import SigningKey
 from pocqueue.pouw.committee.agreement import Decided
 from pocqueue.pouw.errors import SlotError
 from pocqueue.pouw.slots import bls
@@ -21,17 +20,16 @@ from tests.pouw.committee.support import Group, ids
 
 
 class _Remembers:
-    """A key that makes each signature once: the members of all runs say much the same."""
+    """A share that makes each signature once: the members of all runs say much the same."""
 
-    def __init__(self, key: SigningKey | bls.SecretKey) -> None:
-        self.sign = functools.cache(key.sign)
+    def __init__(self, share: bls.SecretKey) -> None:
+        self.sign = functools.cache(share.sign)
 
 
 @functools.cache
 def group(n: int) -> Group:
     """Return the committee of `n` that all runs share."""
     made = Group(n)
-    made.keys = [cast("SigningKey", _Remembers(key)) for key in made.keys]
     made.shares = [cast("bls.SecretKey", _Remembers(share)) for share in made.shares]
     return made
 
