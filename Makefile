@@ -35,7 +35,7 @@ run: install
 test: install $(VLLM_STAMP)
 	$(BIN)/python -m pytest -n 3 --no-loadscope-reorder --durations=10 -m "not long"
 
-# What takes longest: whole windows, updates under load, servers of vLLM, networks of many processes, a Redis that fails over or refuses. CI runs it, too.
+# What takes longest: whole windows, updates under load, servers of vLLM, networks of many processes, a Redis that fails over or refuses. Before a release.
 test-long: install $(VLLM_STAMP)
 	$(BIN)/python -m pytest -n 3 --no-loadscope-reorder --durations=10 -m long
 

@@ -107,7 +107,9 @@ def test_an_order_is_closed_evaluated_and_paid_out_line_by_line(network: _Networ
     trained, evaluated = _paid(found, "training"), _paid(found, "evaluating")
     assert set(trained) <= _accounts(network.miners)
     assert set(evaluated) == _accounts([network.evaluator])
-    assert (sum(trained.values()), sum(evaluated.values())) == (33_000_000, 8_250_000)
+    # Shares are rounded down; what that leaves goes back to the client.
+    assert 0 <= 33_000_000 - sum(trained.values()) < len(trained)
+    assert sum(evaluated.values()) == 8_250_000
 
 
 def test_a_private_order_is_trained_by_several_miners(network: _Network) -> None:
