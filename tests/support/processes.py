@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import gc
 import os
 import subprocess
 import sys
@@ -23,6 +25,13 @@ REDIS_SERVER = executable()
 def with_us(*argv: str) -> list[str]:
     """Return the command that runs another one for as long as this thread lives: SIGTERM ends it when we are killed."""
     return [sys.executable, "-I", "-S", child_exec.__file__, str(os.getpid()), *argv]
+
+
+def open_transports() -> list[asyncio.SubprocessTransport]:
+    """Return the transports of processes that are not closed: none of a loop's may be left when that closes."""
+    # Some proxies raise whatever they like when they are asked for their class.
+    found = [one for one in gc.get_objects() if issubclass(type(one), asyncio.SubprocessTransport)]
+    return [one for one in found if not one.is_closing()]
 
 
 def wait_ready(

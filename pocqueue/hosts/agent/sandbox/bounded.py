@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from asyncio.subprocess import Process
 from collections.abc import Callable
@@ -28,7 +29,7 @@ async def run_bounded(
     end: Callable[[], None],
     end_s: float = _KILLED_S,
 ) -> Outcome:
-    """Wait until a sandbox has ended; its limits see to it that it does.
+    """Wait until a sandbox has ended, also if this is cut off; its limits see to it that it does.
 
     Args:
         process: with a pipe for its output.
@@ -70,10 +71,23 @@ async def run_bounded(
         if not ended.done():
             end()
         stopping.cancel()
-        reading.cancel()
+        try:
+            # Who cuts a job off may close the event loop next, and give what was the job's to another.
+            await asyncio.wait({ended, reading}, timeout=end_s)
+        finally:
+            reading.cancel()
     return Outcome(
         code if code >= 0 else 128 - code, ended_by, seconds, output.text(), output.left_out
     )
+
+
+async def until_gone(process: Process) -> None:
+    """Wait until a process that was killed has ended, and its pipe with it: neither is to outlive the event loop.
+
+    One that is stuck in the kernel is left.
+    """
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(process.communicate(), _KILLED_S)
 
 
 def _reached(limits: Limits, wall_s: float, output_bytes: int, used: Usage) -> EndedBy | None:

@@ -27,7 +27,7 @@ from typing_extensions import override
 
 from pocqueue.hosts.agent.errors import SandboxUnavailable
 from pocqueue.hosts.agent.sandbox.base import Command, Limits, Outcome, Sandbox
-from pocqueue.hosts.agent.sandbox.bounded import LOOK_S, run_bounded
+from pocqueue.hosts.agent.sandbox.bounded import LOOK_S, run_bounded, until_gone
 from pocqueue.hosts.agent.sandbox.bubblewrap import FIRST_UID, environment
 from pocqueue.hosts.agent.sandbox.leftovers import end_marked, is_any_marked
 from pocqueue.hosts.agent.sandbox.usage import Usage
@@ -107,8 +107,11 @@ class Containers(Sandbox):
         finally:
             await asyncio.wait([starting])
             failed = starting.cancelled() or starting.exception() is not None
-            await self._remove(name, None if failed else starting.result())
+            started = None if failed else starting.result()
+            await self._remove(name, started)
             await asyncio.gather(*endings)
+            if started is not None:
+                await until_gone(started)
         return outcome
 
     async def _remove(self, name: str, process: Process | None) -> None:

@@ -16,6 +16,7 @@ from importlib.util import find_spec
 
 from pocqueue.hosts.agent.gpu_facts import Gpu
 from pocqueue.hosts.agent.messages import TestRow
+from pocqueue.hosts.agent.sandbox.bounded import until_gone
 
 _CUDA_SIZE, _CPU_SIZE = 8192, 512
 _STARTS_S = 120.0
@@ -37,9 +38,11 @@ async def matrix_row(gpu: Gpu, seconds: float, *, device: str = "cuda") -> TestR
     try:
         out, err = await asyncio.wait_for(process.communicate(), seconds + _STARTS_S)
     except TimeoutError:
-        process.kill()
-        await process.communicate()
         out, err = b"", f"no answer within {seconds + _STARTS_S:g} s".encode()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await until_gone(process)
     if process.returncode or not out:
         said = (err.decode("utf-8", "replace").strip().splitlines() or ["it ended"])[-1]
         return TestRow(

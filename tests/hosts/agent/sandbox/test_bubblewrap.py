@@ -25,6 +25,7 @@ from pocqueue.hosts.agent.sandbox.base import Command
 from pocqueue.hosts.agent.sandbox.bubblewrap import Bubblewrap, arguments
 from pocqueue.hosts.agent.sandbox.cgroup import OURS, ROOT, Cgroups
 from tests.support.held_agent import held_agent, parent_of, silenced_agent
+from tests.support.processes import open_transports
 from tests.support.sandbox_process import (
     ORDINARY_UID,
     SECRET,
@@ -379,7 +380,8 @@ async def test_a_job_that_is_given_up_while_it_starts_leaves_nothing() -> None:
         running.cancel()
         await asyncio.wait([running], timeout=60)
         assert running.done(), number
-    wait_until(lambda: not _processes_with(mark), message="the end of all of them")
+        assert open_transports() == [], number
+    assert not _processes_with(mark)
 
 
 async def test_a_job_that_is_given_up_before_it_can_be_told_by_its_arguments(
@@ -399,6 +401,7 @@ async def test_a_job_that_is_given_up_before_it_can_be_told_by_its_arguments(
     try:
         await asyncio.wait([running], timeout=10)
         assert running.cancelled()
+        assert open_transports() == []
         assert not _processes_with(mark)
     finally:
         for pid in _processes_with(mark):

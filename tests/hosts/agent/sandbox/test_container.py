@@ -21,6 +21,7 @@ from typing_extensions import override
 from pocqueue.hosts.agent.errors import SandboxUnavailable
 from pocqueue.hosts.agent.sandbox.base import Command, Limits
 from pocqueue.hosts.agent.sandbox.container import LABEL, Containers, arguments
+from tests.support.processes import open_transports
 from tests.support.sandbox_process import SECRET, SandboxProcess, need, sandbox_process
 from tests.support.waiting import until, wait_until
 
@@ -105,6 +106,7 @@ esac
         run.cancel()
     await asyncio.wait([run])
     assert run.cancelled() if is_cut_off else run.result().ended_by == "wall time"
+    assert open_transports() == []
     await until(served.exists)
     assert not made.exists()
 
@@ -126,6 +128,7 @@ async def test_a_job_that_is_cut_off_as_it_starts_leaves_no_container(
 
     with pytest.raises(asyncio.CancelledError):
         await Cut("docker", "tests").run(Command(("true",), Limits()), asyncio.Event())
+    assert open_transports() == []
     asked = said.read_text().splitlines()
     [started] = [line.split() for line in asked if line.startswith("run ")]
     assert asked[-1] == f"rm --force --volumes {started[started.index('--name') + 1]}"

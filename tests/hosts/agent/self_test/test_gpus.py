@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from pocqueue.hosts.agent.sandbox.none import NoSandbox
 from pocqueue.hosts.agent.self_test.gpus import driver_row, gpu_rows
 from pocqueue.hosts.agent.self_test.matrix import matrix_row
 from pocqueue.hosts.agent.self_test.run import Report, run_self_test
+from tests.support.processes import open_transports
+from tests.support.waiting import until
 
 GOOD = Gpu(
     index=0,
@@ -127,3 +130,13 @@ async def test_a_matrix_product_is_the_same_every_time() -> None:
     row = await matrix_row(GOOD, 0.2, device="nowhere")
     assert row.state == "fail"
     assert "nowhere" in row.measured
+
+
+async def test_a_matrix_product_that_is_given_up_is_ended() -> None:
+    """Its process is not to outlive whoever waited for it."""
+    row = asyncio.create_task(matrix_row(GOOD, 3600, device="cpu"))
+    await until(open_transports)
+    row.cancel()
+    await asyncio.wait([row])
+    assert row.cancelled()
+    assert open_transports() == []
