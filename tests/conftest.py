@@ -12,6 +12,7 @@ A missing Redis binary fails the tests: a round without Redis is nothing.
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -110,6 +111,17 @@ def own_settings() -> Iterator[None]:
             del os.environ[name]
     os.environ.update(before)
     settings.cache_clear()
+
+
+@pytest.fixture(autouse=True)
+def own_logging() -> Iterator[None]:
+    """Take back where a command that ran in this process has its messages go: its standard error is closed by then."""
+    root, ours = logging.getLogger(), logging.getLogger("pocqueue")
+    handlers, levels = list(root.handlers), (root.level, ours.level)
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(levels[0])
+    ours.setLevel(levels[1])
 
 
 @pytest.fixture(scope="session")
