@@ -253,11 +253,13 @@ class Life:
         core = self._core
         if kind is Kind.TX:
             transaction = core.mempool.get(identifier)
-            if transaction is None:
-                return None
-            self._orders.was_asked(identifier)
-            return encode(transaction)
+            return None if transaction is None else encode(transaction)
         return await core.in_chain(core.chain.bytes_of, identifier)
+
+    def given(self, kind: Kind, identifier: bytes) -> None:
+        """See `p2p.service.Service`."""
+        if kind is Kind.TX:
+            self._orders.given(identifier)
 
     def linked(self, peer: PeerInfo) -> None:
         """See `p2p.service.Service`."""

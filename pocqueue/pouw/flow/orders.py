@@ -39,7 +39,7 @@ class Orders:
         self._core = core
         self._own: dict[bytes, Transaction] = {}
         self._given_up: dict[bytes, str] = {}
-        self._asked: dict[bytes, asyncio.Event] = {}
+        self._given: dict[bytes, asyncio.Event] = {}
         self._sending = asyncio.Lock()
 
     @property
@@ -215,21 +215,21 @@ class Orders:
         return made
 
     async def passed_on(self, transaction: Transaction, timeout_s: float) -> bool:
-        """Wait until a peer has asked for a transaction of our own; False: none did in time."""
-        asked = self._asked.setdefault(transaction.id, asyncio.Event())
+        """Wait until a peer has asked for a transaction of our own and was sent it; False: none was in time."""
+        given = self._given.setdefault(transaction.id, asyncio.Event())
         try:
             async with asyncio.timeout(timeout_s):
-                await asked.wait()
+                await given.wait()
         except TimeoutError:
             return False
         finally:
-            self._asked.pop(transaction.id, None)
+            self._given.pop(transaction.id, None)
         return True
 
-    def was_asked(self, identifier: bytes) -> None:
-        """Hear that a peer is given a transaction."""
-        if identifier in self._asked:
-            self._asked[identifier].set()
+    def given(self, identifier: bytes) -> None:
+        """Hear that a peer was sent a transaction."""
+        if identifier in self._given:
+            self._given[identifier].set()
 
     def changed(self, left: tuple[Block, ...], entered: tuple[Block, ...]) -> None:
         """Hear which blocks the chain has left and entered; two spendings of one number are told."""

@@ -229,13 +229,17 @@ class Link:
             elif kind == Kind.PONG:
                 self._take_pong(body, now_s)
             elif kind == Kind.GOODBYE:
-                raise LinkError(reason_of(body).by_peer)
+                # In its turn: nobody else may have what the peer said before. Nothing comes after it.
+                await self._inbox.put(kind, body)
+                return
             else:
                 raise PeerFault(20, f"it sent {kind.name} after the handshake")
 
     async def _work(self, inbox: _Inbox) -> None:
         while True:
             kind, body = await inbox.get()
+            if kind == Kind.GOODBYE:
+                raise LinkError(reason_of(body).by_peer)
             await self._tried(self._owner.on_message(self, kind, body))
             await asyncio.sleep(0)  # others have their turn, however much this one sends
 

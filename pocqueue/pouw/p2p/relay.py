@@ -146,6 +146,7 @@ class Relay:
                 found = await self._service.body(kind, each)
                 if found is not None:
                     await link.send_in_turn(kind, each, found)
+                    self._service.given(kind, each)
             elif (kept := self._kept.get(each)) is not None:
                 await link.turn_to_give(kept[0])
                 await link.send_in_turn(*kept)

@@ -83,6 +83,9 @@ class Service(Protocol):
     async def body(self, kind: Kind, identifier: bytes) -> bytes | None:
         """Return a TX or BLOCK that was announced; None if it is not here any more."""
 
+    def given(self, kind: Kind, identifier: bytes) -> None:
+        """Hear that a peer which asked for a TX or BLOCK was sent it."""
+
     def linked(self, peer: PeerInfo) -> None:
         """Hear of a new link."""
 

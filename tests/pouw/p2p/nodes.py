@@ -31,6 +31,7 @@ class Keeper:
     def __init__(self) -> None:
         self.bodies: dict[bytes, bytes] = {}
         self.num_looked_up = 0
+        self.sent: list[bytes] = []  #: ids of what was asked for and sent
         self.too_early: set[bytes] = set()  #: what it makes nothing of yet
         self.received: list[tuple[Kind, bytes]] = []
         self.links: list[PeerInfo] = []
@@ -61,6 +62,9 @@ class Keeper:
     async def body(self, kind: Kind, identifier: bytes) -> bytes | None:
         self.num_looked_up += 1
         return self.bodies.get(identifier)
+
+    def given(self, kind: Kind, identifier: bytes) -> None:
+        self.sent.append(identifier)
 
     def linked(self, peer: PeerInfo) -> None:
         self.links.append(peer)

@@ -13,6 +13,7 @@ import pytest
 from pocqueue.pouw.errors import LinkError
 from pocqueue.pouw.p2p.frames import LIMITS, MAX_ANSWER_BYTES, UNASKED, Kind, Limit, answer_to
 from pocqueue.pouw.p2p.handshake import Refused
+from pocqueue.pouw.p2p.link import Link
 from pocqueue.pouw.p2p.messages import Ids, Reason
 from pocqueue.pouw.p2p.network import MAX_HALF_OPEN_OF_ADDRESS
 from pocqueue.pouw.p2p.relay import pushed_id
@@ -545,6 +546,34 @@ async def test_a_goodbye_counts_whatever_is_sent_meanwhile(monkeypatch: pytest.M
         may_go_on.set()
         await until(lambda: node.keeper.ended)
         assert node.keeper.ended == ["it stops"]
+        # What it said before is heard: its sender may be gone for good, and nobody else have it.
+        assert len(node.keeper.received) == 10
+
+
+async def test_what_is_given_is_told_once_it_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who stops as soon as it has given something has not lost it."""
+    a, b, may_send = Node("a"), Node("b"), asyncio.Event()
+    send_in_turn = Link.send_in_turn
+
+    async def held(link: Link, kind: int, *parts: bytes) -> None:
+        if kind == Kind.TX:
+            held_back.set()
+            await may_send.wait()
+        await send_in_turn(link, kind, *parts)
+
+    held_back = asyncio.Event()
+    monkeypatch.setattr(Link, "send_in_turn", held)
+    async with running(b):
+        async with running(a):
+            await a.network.connect(*b.where)
+            a.keeper.bodies[id_of(b"order")] = b"order"
+            a.network.announce(Kind.TX, id_of(b"order"))
+            await held_back.wait()
+            assert a.keeper.sent == []
+            may_send.set()
+            await until(lambda: a.keeper.sent == [id_of(b"order")])
+        await until(lambda: b.keeper.ended)
+        assert b.keeper.received == [(Kind.TX, b"order")]
 
 
 async def _result(work: Coroutine[object, object, Reason | None]) -> Reason | str:
