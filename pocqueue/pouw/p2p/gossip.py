@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -35,7 +35,8 @@ class Seen:
 
     def __init__(self, size: int = MAX_SEEN) -> None:
         self._size = size
-        self._ids: dict[bytes, None] = {}
+        # Not a dict: that passes over all that was taken out at its beginning to find its first item.
+        self._ids: OrderedDict[bytes, None] = OrderedDict()
 
     def add(self, identifier: bytes) -> bool:
         """Remember an id; False if it was there."""
@@ -43,7 +44,7 @@ class Seen:
             return False
         self._ids[identifier] = None
         if len(self._ids) > self._size:
-            del self._ids[next(iter(self._ids))]
+            self._ids.popitem(last=False)
         return True
 
     def __contains__(self, identifier: bytes) -> bool:
@@ -58,7 +59,7 @@ class Kept:
     """Pushed messages that others may want, for a while."""
 
     def __init__(self) -> None:
-        self._kept: dict[bytes, tuple[Kind, bytes, float]] = {}
+        self._kept: OrderedDict[bytes, tuple[Kind, bytes, float]] = OrderedDict()
         self._bytes = 0
 
     def add(self, identifier: bytes, kind: Kind, body: bytes, now_s: float) -> None:

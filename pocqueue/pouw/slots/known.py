@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import OrderedDict
 
 _MAX_KNOWN = 4096
 
@@ -17,7 +18,7 @@ class KnownSignatures:
     """
 
     def __init__(self) -> None:
-        self._known: dict[Triple, None] = {}
+        self._known: OrderedDict[Triple, None] = OrderedDict()
         self._lock = threading.Lock()
 
     def __contains__(self, one: Triple) -> bool:
@@ -28,4 +29,4 @@ class KnownSignatures:
         with self._lock:
             self._known[one] = None
             if len(self._known) > _MAX_KNOWN:
-                del self._known[next(iter(self._known))]
+                self._known.popitem(last=False)
