@@ -2,9 +2,9 @@
 
 Who makes an urgent one, or a block, pushes it to all its peers as it is. All else goes by ids to whoever wants it:
 bodies that are announced, and what was pushed by somebody else. For among nodes that are linked to each other nearly
-everybody has a pushed message when it could be passed on: it is told to those only that are not known to have it, a
-little later, with others; what only the committee waits for, to its members then and to others later still. What members
-of a committee say to each other is said to them alone by who is linked to them all.
+everybody has a pushed message when it could be passed on: it is told to those only that are not known to have it, later,
+with many others; sooner to those that had to ask for such a thing just now, as they are not linked to whoever makes it.
+What members of a committee say to each other is said to them alone by who is linked to them all.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import hashlib
 import random
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from pocqueue.pouw.errors import BadEncoding, PeerFault
 from pocqueue.pouw.p2p.frames import ANNOUNCED, ID_BYTES, PUSHED, PUSHED_ID_BYTES, TALK, Kind
@@ -27,12 +27,11 @@ from pocqueue.pouw.wire.codec import decode, encode
 #: For a body that was never asked for, and of what may come so for each above its rate.
 _UNASKED_POINTS = 2
 #: After so long peers are told of what came to this node, many ids at once; drawn anew each time, so that of two peers that have
-#: the same one mostly tells the other.
-_TELL_S = (0.02, 0.08)
-#: The same for what others than members of the committee can do without for a while: whoever has not all of a slot
-#: that is certified asks for it. By then nearly everybody has it of the one that made it.
-_TELL_LATE_S = (0.1, 0.4)
-_LATE = frozenset({Kind.ITERATION, Kind.TX})
+#: the same one mostly tells the other. By then nearly everybody has it of the one that made it.
+_TELL_S = (0.1, 0.4)
+#: The same for a peer that has asked for what is pushed in the last `_NEEDY_S`.
+_TELL_SOON_S = (0.02, 0.08)
+_NEEDY_S = 10.0
 _MAX_REFUSED = 10_000
 
 
@@ -55,7 +54,9 @@ class Relay:
         # What came from others and is not told of yet, or is being looked at, and who has it.
         self._holders: dict[bytes, set[bytes]] = {}
         self._untold: dict[bytes, Kind] = {}
-        self._untold_late: dict[bytes, Kind] = {}
+        self._untold_soon: dict[bytes, Kind] = {}
+        #: Until when (monotonic) a peer is told soon.
+        self._needy: dict[bytes, float] = {}
         # What came too early: nobody is asked for it, but it may be pushed again.
         self._refused = Seen(_MAX_REFUSED)
         self.members: frozenset[bytes] = frozenset()
@@ -140,6 +141,8 @@ class Relay:
 
     async def _take_want(self, link: Link, body: bytes) -> None:
         kind, ids = _ids(body)
+        if kind == Kind.PUSHED:
+            self._needy[link.account] = time.monotonic() + _NEEDY_S
         for each in ids:
             if kind != Kind.PUSHED:
                 await link.turn_to_give(kind)
@@ -169,7 +172,7 @@ class Relay:
             self.announce(kind, [identifier], source=link)
         else:
             self._holders.setdefault(identifier, set()).add(link.account)
-            self._tell_soon(identifier, kind)
+            self._tell_later(identifier, kind)
 
     async def _take_pushed(self, link: Link, kind: Kind, body: bytes) -> None:
         identifier = pushed_id(kind, body)
@@ -196,30 +199,32 @@ class Relay:
 
     def _keep_and_tell(self, identifier: bytes, kind: Kind, body: bytes) -> None:
         self._kept.add(identifier, kind, body, time.monotonic())
-        self._tell_soon(identifier, kind)
+        self._tell_later(identifier, kind)
 
-    def _tell_soon(self, identifier: bytes, kind: Kind) -> None:
+    def _tell_later(self, identifier: bytes, kind: Kind) -> None:
+        if self._needy:
+            if not self._untold_soon:
+                _call_within(_TELL_SOON_S, self._tell_needy)
+            self._untold_soon[identifier] = kind
         if not self._untold:
             _call_within(_TELL_S, self._tell)
         self._untold[identifier] = kind
 
-    def _tell(self) -> None:
-        """Announce what came to this node: what may be late to members alone."""
-        untold, self._untold = self._untold, {}
-        late = {each: kind for each, kind in untold.items() if kind in _LATE}
-        others = {each: kind for each, kind in untold.items() if kind not in _LATE}
-        for link in list(self._links.values()):
-            self._tell_to(link, untold if link.account in self.members else others)
-        self._forget_holders(others)
-        if late and not self._untold_late:
-            _call_within(_TELL_LATE_S, self._tell_late)
-        self._untold_late |= late
+    def _tell_needy(self) -> None:
+        """Announce what came to this node to peers that would have missed others."""
+        untold, self._untold_soon = self._untold_soon, {}
+        now_s = time.monotonic()
+        self._needy = {one: until_s for one, until_s in self._needy.items() if until_s > now_s}
+        for account in self._needy.keys() & self._links.keys():
+            self._tell_to(self._links[account], untold)
 
-    def _tell_late(self) -> None:
-        untold, self._untold_late = self._untold_late, {}
+    def _tell(self) -> None:
+        """Announce what came to this node."""
+        untold, self._untold, self._untold_soon = self._untold, {}, {}
         for link in list(self._links.values()):
             self._tell_to(link, untold)
-        self._forget_holders(untold)
+        for identifier in untold:
+            self._holders.pop(identifier, None)
 
     def _tell_to(self, link: Link, untold: dict[bytes, Kind]) -> None:
         """Announce to a peer what it is not known to have."""
@@ -231,10 +236,6 @@ class Relay:
                 holders.add(link.account)
         for kind, found in ids.items():
             _send_ids(link, Kind.ANNOUNCE, kind, found)
-
-    def _forget_holders(self, told: Iterable[bytes]) -> None:
-        for identifier in told:
-            self._holders.pop(identifier, None)
 
     def _concerns(self, kind: Kind, link: Link) -> bool:
         """Say whether a peer is to hear of a message of this kind: of a committee's talk others need not, who could but

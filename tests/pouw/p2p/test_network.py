@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from pocqueue.pouw.errors import LinkError
+from pocqueue.pouw.p2p import relay
 from pocqueue.pouw.p2p.frames import LIMITS, MAX_ANSWER_BYTES, UNASKED, Kind, Limit, answer_to
 from pocqueue.pouw.p2p.handshake import Refused
 from pocqueue.pouw.p2p.link import Link
@@ -116,6 +117,24 @@ async def test_what_is_told_is_fetched_by_whom_it_did_not_come_to() -> None:
         await until(lambda: (Kind.RECORD, b"next") in b.keeper.received)
         await until(lambda: len(c.keeper.received) == 2)
         assert [len(one.keeper.received) for one in (a, b, c)] == [1, 1, 2]
+
+
+async def test_who_had_to_ask_is_told_sooner(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A peer that is not linked to whoever makes what is pushed does not wait for long each time."""
+    a, b, c, d = nodes = [Node(name) for name in "abcd"]
+    async with running(*nodes):
+        for other in (b, c, d):
+            await a.network.connect(*other.where)
+        await b.network.connect(*d.where)
+        b.network.push(Kind.RECORD, b"first")
+        await until(lambda: all((Kind.RECORD, b"first") in one.keeper.received for one in (c, d)))
+        # Longer than this test waits for anything.
+        monkeypatch.setattr(relay, "_TELL_S", (1000.0, 1000.0))
+        c.network.push(Kind.VOTE, b"of c")  # of which b and d would have to be told
+        b.network.push(Kind.RECORD, b"second")
+        await until(lambda: (Kind.RECORD, b"second") in c.keeper.received)
+        assert (Kind.VOTE, b"of c") in a.keeper.received
+        assert all((Kind.VOTE, b"of c") not in one.keeper.received for one in (b, d))
 
 
 async def test_what_does_not_come_is_had_from_another() -> None:
