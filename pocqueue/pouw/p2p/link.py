@@ -241,7 +241,8 @@ class Link:
             if kind == Kind.GOODBYE:
                 raise LinkError(reason_of(body).by_peer)
             await self._tried(self._owner.on_message(self, kind, body))
-            await asyncio.sleep(0)  # others have their turn, however much this one sends
+            if not inbox.is_empty:
+                await asyncio.sleep(0)  # others have their turn, however much this one sends
 
     async def _keep_alive(self) -> None:
         while True:
@@ -338,6 +339,10 @@ class _Inbox:
         self._items: deque[tuple[Kind, bytes]] = deque()
         self._bytes = 0
         self._filled, self._drained = asyncio.Event(), asyncio.Event()
+
+    @property
+    def is_empty(self) -> bool:
+        return not self._items
 
     async def put(self, kind: Kind, body: bytes) -> None:
         while self._bytes >= _MAX_INBOX_BYTES:
