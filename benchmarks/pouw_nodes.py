@@ -21,7 +21,8 @@ from pocqueue.pouw.errors import PouwError
 from pocqueue.processes.tree import ProcessTree, log_files
 
 _PATIENCE_S = 300.0
-_LOOK_S = 0.2
+#: An answer takes a node and whoever asks some 4 ms: of many nodes, seldom.
+_LOOK_S = 1.0
 _TAKEN = re.compile(r"^\[(\S+ \S+): INFO\] \[\S+\] Block \d+ ([0-9a-f]{16}) by ")
 
 
