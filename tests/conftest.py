@@ -58,9 +58,10 @@ def pytest_configure() -> None:
 
 #: Modules of tests/acceptance on processes that stand once; the others have processes of their own.
 _ON_SHARED_PROCESSES = {
-    **dict.fromkeys(("test_artifact_delegation", "test_artifacts", "test_cli"), "stack"),
-    **dict.fromkeys(("test_delegation", "test_mlnode"), "stack"),
-    **dict.fromkeys(("test_broken_line", "test_failures", "test_rounds"), "quick stack"),
+    **dict.fromkeys(("test_artifacts", "test_cli"), "stack"),
+    **dict.fromkeys(("test_artifact_delegation", "test_broken_line"), "quick stack"),
+    **dict.fromkeys(("test_delegation", "test_failures", "test_mlnode"), "quick stack"),
+    **dict.fromkeys(("test_rounds",), "quick stack"),
     **dict.fromkeys(("test_host_agents", "test_hosts"), "hosts"),
 }
 

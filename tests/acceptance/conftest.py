@@ -22,7 +22,7 @@ def shared_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 
 @pytest.fixture(scope="session")
 def shared_quick_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """One more, for thousands of nonces whose values nobody looks at."""
+    """One more, for thousands of nonces whose values are only compared with their like."""
     yield from _standing(tmp_path_factory.mktemp("quick-stack"), QUICK)
 
 

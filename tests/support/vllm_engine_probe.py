@@ -25,8 +25,8 @@ from pocqueue.rounds.spec import RoundSpec
 from tests.support.factories import make_spec
 from tests.support.vectors import Vectors
 
-CONFIG = make_spec(block_hash="block", public_key="key", batch_size=32, seq_len=144)
-NUM_NONCES = 96
+CONFIG = make_spec(block_hash="block", public_key="key", batch_size=16, seq_len=144)
+NUM_NONCES = 64
 EXTENSION = "tests.support.probe_worker.ProbeWorker"
 
 
@@ -45,7 +45,7 @@ def main() -> None:
     answers["forward_s"] = engine.timer().time_forward(batch, 2)
     answers |= _ask(engine)
     answers["vectors"] = engine.values(vectors_of(range(4)))
-    answers["artifacts"] = engine.values(artifacts_of(range(32)))
+    answers["artifacts"] = engine.values(artifacts_of(range(16)))
     answers["artifact_alone"] = engine.values(artifacts_of(range(3, 4)))
     answers["unsupported"] = engine.call_ranks("probe_unsupported")[0]
     answers["token_ids"] = engine.call_ranks("probe_token_ids")[0]
@@ -82,9 +82,9 @@ def not_none(parameters: MatmulParameters | None) -> MatmulParameters:
 
 
 def _ask(engine: Engine) -> dict[str, Any]:
-    batches = [range(first, first + 32) for first in range(0, NUM_NONCES, 32)]
+    batches = [range(first, first + 16) for first in range(0, NUM_NONCES, 16)]
     distances = [d for batch in batches for d in engine.values(Batch.of(CONFIG, batch))]
-    shuffled = [*range(31, -1, -1)]
+    shuffled = [*range(15, -1, -1)]
     small = CONFIG.model_copy(update={"batch_size": 5, "seq_len": 130})
     return {
         "distances": distances,
@@ -98,7 +98,7 @@ def _ask(engine: Engine) -> dict[str, Any]:
         "refusals": [
             _refusal(engine, CONFIG.model_copy(update={"seq_len": 4097}), [0]),
             _refusal(engine, CONFIG.model_copy(update={"batch_size": 1025}), [0]),
-            _refusal(engine, CONFIG, range(33)),
+            _refusal(engine, CONFIG, range(17)),
         ],
     }
 
