@@ -17,7 +17,7 @@ from pocqueue.pouw.chain.mempool import Mempool
 from pocqueue.pouw.chain.signatures import account_of, sign
 from pocqueue.pouw.wire.blocks import MAX_BLOCK_BYTES, Block, Founding, Header
 from pocqueue.pouw.wire.codec import encode
-from pocqueue.pouw.wire.hashes import ZERO, merkle_root, tagged
+from pocqueue.pouw.wire.hashes import ZERO, begun, merkle_root
 from pocqueue.pouw.wire.transactions import Release, Transaction
 
 #: A candidate is made anew after so long, with the clock's time and the transactions that came in.
@@ -71,7 +71,7 @@ class Candidates:
 def mine_founding(
     genesis: Genesis, tip: Position, mempool: Mempool, key: SigningKey, now_ms: int
 ) -> Block | None:
-    """Make a founding block; for a thread: it takes 65,536 hashes on average, 0.1 s.
+    """Make a founding block; for a thread: it takes 65,536 hashes on average, some 0.07 s.
 
     Args:
         genesis: the network.
@@ -88,14 +88,16 @@ def mine_founding(
     header, transactions = assemble(
         genesis, tip, mempool, account_of(key), time_ms, is_founding=True
     )
-    # The nonce is what the header's bytes end with.
-    begin = encode(header)[: -len(header.nonce)]
+    # The nonce is what the header's bytes end with: all before it is hashed once.
+    head = begun("header", encode(header)[: -len(header.nonce)])
     if any(_gives_up(transaction, header.miner) for transaction in transactions):
         return None  # whoever makes a founding block is a supervisor after it
     is_due = transactions or tip.state.generation is not None
     for number in range(MAX_HASHES if is_due else 0):
         nonce = number.to_bytes(8, "little")
-        if hashlib.sha256(tagged("header", begin, nonce)).digest() < FOUNDING_TARGET:
+        inner = head.copy()
+        inner.update(nonce)
+        if hashlib.sha256(inner.digest()).digest() < FOUNDING_TARGET:
             header = msgspec.structs.replace(header, nonce=nonce)
             return Block(header, transactions, Founding(sign(key, header.id)))
     return None

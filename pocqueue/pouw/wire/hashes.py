@@ -17,10 +17,15 @@ ZERO = bytes(32)
 
 def tagged(tag: str, *parts: bytes) -> bytes:
     """Return H(tag, the parts in a row), 32 bytes."""
+    return begun(tag, *parts).digest()
+
+
+def begun(tag: str, *parts: bytes) -> hashlib._Hash:
+    """Return H(tag, ...) that begins with these parts; a copy of it can be updated with what follows, as often as one likes."""
     digest = hashlib.sha256(b"pocqueue.pouw." + tag.encode("ascii") + b".v1\x00")
     for part in parts:
         digest.update(part)
-    return digest.digest()
+    return digest
 
 
 def merkle_root(leaves: Sequence[bytes]) -> bytes:
