@@ -87,12 +87,15 @@ class Hearing:
             raise PeerFault(_POINTS, str(exc)) from None
         assert isinstance(word, Word)
         about = _about(word)
-        committee = await self._slots.committee()
-        if committee is None or (about.network, about.epoch) != (
-            *(self._core.genesis.network, committee.epoch),
-        ):
+        committee, due = await self._slots.committee(), self._slots.next_turn
+        if about.network != self._core.genesis.network:
             return False
-        due = self._slots.next_turn
+        if committee is None or about.epoch != committee.epoch:
+            if committee is None or about.epoch > committee.epoch:
+                # The turn that ended this epoch may be missing here, or the block that it made final: then nothing else
+                # shows that, as the next turn waits for this node.
+                self._is_behind(peer, due, is_far=False)
+            return False
         if about.turn > due:
             self._is_behind(peer, due, is_far=about.turn > due + 1)
         if not due - 1 <= about.turn <= due + 1:

@@ -15,8 +15,8 @@ from tests.pouw.flow.parts import PEER, Signed, follow, parts
 from tests.pouw.support import key
 
 
-def _vote(turn: int) -> bytes:
-    blank = Vote(GENESIS.network, 0, turn, 0, PREVOTE, None, 0, None, bytes(64))
+def _vote(turn: int, epoch: int = 0) -> bytes:
+    blank = Vote(GENESIS.network, epoch, turn, 0, PREVOTE, None, 0, None, bytes(64))
     return encode(replace(blank, signature=sign(key("supervisor"), blank.id)))
 
 
@@ -39,3 +39,12 @@ async def test_who_has_the_turn_by_then_asks_nobody() -> None:
         await follow(node, signed)
         assert await hearing.receive(PEER, Kind.VOTE, _vote(2))
         await until(lambda: node.missing == [PEER], "a question about the turn after it")
+
+
+async def test_words_of_a_later_epoch_are_a_reason_to_ask() -> None:
+    """The turn before was the last one of this epoch, and the next one waits for this node: nobody pushes anything more."""
+    for is_founded in (True, False):
+        async with parts(is_founded=is_founded) as node:
+            hearing = Hearing(node.core, node.slots, node.missing.append)
+            assert not await hearing.receive(PEER, Kind.VOTE, _vote(1, epoch=1))
+            await until(lambda: node.missing == [PEER], "a question")
