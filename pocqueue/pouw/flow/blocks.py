@@ -1,7 +1,7 @@
 """Blocks: checked, trained over, taken into the chain, announced.
 
 They wait in a queue of their own: training over takes time in which the same peer's messages of the next slot
-have to get through.
+have to get through, and what a node lacks of slots and final blocks.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from random import SystemRandom
 
 from pocqueue.pouw.chain.chain import RE_EXECUTION, Change
 from pocqueue.pouw.chain.mining import spec_of
@@ -41,11 +42,12 @@ _MAX_QUEUE = 64
 #: Rules that say nothing against whoever sent the block.
 _NOBODYS_FAULT = ("time", "anchor")
 
+_random = SystemRandom()
 _log = logging.getLogger(__name__)
 
 
 class BlockFlow:
-    """Blocks on their way into the chain; one at a time.
+    """Blocks on their way into the chain; of those that are to be trained over one at a time.
 
     Args:
         core: of the node.
@@ -73,11 +75,15 @@ class BlockFlow:
         self._on_change = on_change
         self._on_missing = on_missing
         self.on_cheat: Callable[[Iteration], None] | None = None
-        self._lock = asyncio.Lock()
-        self._queue: asyncio.Queue[tuple[bytes, Block, PeerInfo]] = asyncio.Queue(_MAX_QUEUE)
-        #: Of those in it, and of the one that is being taken, the ids by the hashes of all their bytes: signatures and
-        #: paths are not in an id, and one with wrong ones must not keep the good one out.
+        #: Rows of blocks by the hashes of all their bytes, with who sent them: what peers push, one by one, and a row of
+        #: those that sync found.
+        self._queue: asyncio.Queue[tuple[dict[bytes, Block], PeerInfo]] = asyncio.Queue(_MAX_QUEUE)
+        self._found_row: dict[bytes, Block] | None = None
+        #: Of those in it, and of the row that is being taken, the ids by those hashes: signatures and paths are not in an
+        #: id, and one with wrong ones must not keep the good one out.
         self._queued: dict[bytes, bytes] = {}
+        #: There was no room for something.
+        self._is_more = False
         #: The newest certificate may name a block as final that is here and is not the anchor.
         self._is_anchor_due = asyncio.Event()
         #: The last block that was named as final and contradicts the anchor.
@@ -95,22 +101,52 @@ class BlockFlow:
         try:
             block = decode(body, Block)
         except BadEncoding as exc:
+            self._miss_of_others(peer)
             raise PeerFault(_BAD_POINTS, str(exc)) from None
         header, chain = block.header, self._core.chain
         if block.id != identifier or not header.meets_target:
+            self._miss_of_others(peer)
             raise PeerFault(
                 _UNWORKED_POINTS,
                 f"block {block.id.hex()} for {identifier.hex()}, or not below its target",
             )
         if header.parent in self._queued.values() or chain.knows(header.parent):
-            try:
-                self._queue.put_nowait((digest, block, peer))
-            except asyncio.QueueFull:
+            if not self._put({digest: block}, peer):
                 self._on_missing(peer)
-            else:
-                self._queued[digest] = block.id
         elif header.height > chain.anchor.height:
             self._on_missing(peer)
+
+    def wait(self, blocks: list[Block], peer: PeerInfo) -> None:
+        """Queue blocks in a row that sync found, if none of its rows waits: what cannot be queued now it finds again."""
+        by_digest = {hashlib.sha256(encode(block)).digest(): block for block in blocks}
+        new = {digest: block for digest, block in by_digest.items() if digest not in self._queued}
+        if new and self._found_row is None and self._put(new, peer):
+            self._found_row = new
+
+    async def take_row(
+        self, blocks: Sequence[Block], peer: PeerInfo, *, is_final: bool = False
+    ) -> bool:
+        """Take blocks in a row up to the first that is not good now, as `take`; say whether all were."""
+        for block in blocks:
+            await self.take(block, peer, is_final=is_final)
+            if not await self._core.in_chain(self._core.chain.__contains__, block.id):
+                return False
+        return True
+
+    def _put(self, row: dict[bytes, Block], peer: PeerInfo) -> bool:
+        try:
+            self._queue.put_nowait((row, peer))
+        except asyncio.QueueFull:
+            self._is_more = True
+            return False
+        self._queued |= {digest: block.id for digest, block in row.items()}
+        return True
+
+    def _miss_of_others(self, peer: PeerInfo) -> None:
+        """Have what a peer sent spoiled of the others: that they have it is forgotten once it came from anybody."""
+        for other in self._core.network.peers:
+            if other.account != peer.account:
+                self._on_missing(other)
 
     async def run(self) -> None:
         """Take what is queued, and make final what certificates name."""
@@ -141,18 +177,17 @@ class BlockFlow:
             if peer is None:  # it is good: the others' work on it need not wait for this disk
                 core.network.push_block(block.id, encode(block))
             if retrained_for is not None and isinstance(block.proof, Trained):
-                # Slots are taken in meanwhile, which must not wait for blocks.
                 await self._slot_sync.reach(retrained_for, block.proof.winner.iteration)
-            async with self._lock:
                 if core.chain.knows(block.id):
                     return False
-                if retrained_for is not None and isinstance(block.proof, Trained):
-                    # Of a private task who has certified it alone can: others take the block until another one is final.
-                    winner = block.proof.winner
-                    spec = spec_of(core.genesis, core.chain.tip.state, winner.iteration.task)
-                    if self._noises.may_judge(spec, winner.signed.certificate.epoch):
-                        await self._judge(block, winner.iteration)
-                change = await core.in_chain(core.chain.add, block, now_ms(), is_final=is_final)
+                # Of a private task who has certified it alone can: others take the block until another one is final.
+                winner = block.proof.winner
+                spec = spec_of(core.genesis, core.chain.tip.state, winner.iteration.task)
+                if self._noises.may_judge(spec, winner.signed.certificate.epoch):
+                    await self._judge(block, winner.iteration)
+            change = await core.in_chain(self._added, block, is_final)
+            if change is None:
+                return False
         except UnknownParent:
             if peer is not None:
                 self._on_missing(peer)
@@ -178,7 +213,7 @@ class BlockFlow:
         return True
 
     async def settle_anchor(self, block: bytes, height: int) -> None:
-        """Make a block final, as a certificate says; one that is not here yet is left to sync.
+        """Make a block final, as a certificate says; one that is not here yet is left to sync, which anybody may have.
 
         Args:
             block: its id.
@@ -192,6 +227,8 @@ class BlockFlow:
         except ChainError as exc:
             if height > core.chain.anchor.height:
                 _log.debug("%s %s", core.name, exc)
+                if peers := core.network.peers:
+                    self._on_missing(_random.choice(peers))
             elif block != self._contradicts:
                 self._contradicts = block
                 _log.error(
@@ -257,13 +294,22 @@ class BlockFlow:
 
     async def _take_queued(self) -> None:
         while True:
-            digest, block, peer = await self._queue.get()
+            row, peer = await self._queue.get()
             try:
-                await self.take(block, peer)
+                is_taken = await self.take_row([*row.values()], peer)
             except PeerFault as fault:
+                is_taken = False
                 self._core.network.charge(peer.account, fault.points, str(fault))
+                self._miss_of_others(peer)
             finally:
-                del self._queued[digest]
+                if row is self._found_row:
+                    self._found_row = None
+                for digest in row:
+                    self._queued.pop(digest, None)
+            is_waited_for = self._is_more or not self._core.is_current.is_set()
+            if is_taken and is_waited_for and self._queue.empty():
+                self._is_more = False
+                self._on_missing(peer)
 
     async def _settle_anchors(self) -> None:
         # Again with each block that comes: a certificate may be here before the block that it names.
@@ -282,6 +328,11 @@ class BlockFlow:
             return False
         chain.check(block, now_ms(), is_final=is_final)
         return True
+
+    def _added(self, block: Block, is_final: bool) -> Change | None:
+        """Take a block in; None: it is here by now, as final perhaps. In the chain's thread."""
+        chain = self._core.chain
+        return None if block.id in chain else chain.add(block, now_ms(), is_final=is_final)
 
     async def _judge(self, block: Block, winner: Iteration) -> None:
         """Train a block over; what comes of that is remembered if it is bad."""

@@ -17,7 +17,9 @@ from pocqueue.pouw.chain.mempool import Mempool
 from pocqueue.pouw.config import NodeConfig
 from pocqueue.pouw.economics import NodeRole
 from pocqueue.pouw.errors import PouwError
+from pocqueue.pouw.p2p.frames import Kind
 from pocqueue.pouw.p2p.network import Network
+from pocqueue.pouw.p2p.service import PeerInfo
 from pocqueue.pouw.security import SecuritySystem
 
 if TYPE_CHECKING:
@@ -30,6 +32,8 @@ _T = TypeVar("_T")
 
 #: Until a loop that failed begins again.
 _PAUSE_S = 1.0
+#: A peer that has not answered for so long is not waited for alone.
+_SILENT_S = 2.0
 
 _log = logging.getLogger(__name__)
 
@@ -101,6 +105,8 @@ class Core:
     data_problem: Callable[[bytes], str | None] = lambda _task: None
     #: Says, in the slots' thread, whether the noise of a private task's message was shown to this node; see `flow.noise`.
     is_shown: Callable[[SlotHistory, int, Lane], bool] = lambda _history, _slot, _lane: True
+    #: Who was asked for what has not come, and since when, by the monotonic clock.
+    _asked: dict[object, tuple[bytes, float]] = field(default_factory=dict, init=False)
     # One: the chain is not for two threads at a time.
     thread: ThreadPoolExecutor = field(
         default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="chain")
@@ -120,6 +126,22 @@ class Core:
         """Do something with chain or mempool in their thread."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self.thread, lambda: work(*args, **kwargs))
+
+    async def ask(
+        self, peer: PeerInfo, kind: Kind, body: bytes = b"", timeout_s: float = 10.0
+    ) -> bytes:
+        """Return a peer's answer; see `Network.request`."""
+        request = object()
+        self._asked[request] = peer.account, time.monotonic()
+        try:
+            return await self.network.request(peer.account, kind, body, timeout_s)
+        finally:
+            del self._asked[request]
+
+    def is_silent(self, peer: PeerInfo) -> bool:
+        """Say whether a peer has let something that it was asked wait for so long that others should be asked as well."""
+        long_ago_s = time.monotonic() - _SILENT_S
+        return any(who == peer.account and at < long_ago_s for who, at in self._asked.values())
 
     def alert(
         self, kind: str, detail: str, *, source: bytes = b"", slot: int = 0, evidence: bytes = b""

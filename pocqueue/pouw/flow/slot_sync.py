@@ -10,10 +10,12 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
+from random import SystemRandom
 from typing import Final
 
 from pocqueue.pouw.errors import BadEncoding, ChainError, LinkError, SlotError
 from pocqueue.pouw.flow.core import Core
+from pocqueue.pouw.flow.following import of_one
 from pocqueue.pouw.flow.slots import SlotFlow
 from pocqueue.pouw.p2p.frames import Kind
 from pocqueue.pouw.p2p.service import PeerInfo
@@ -36,12 +38,16 @@ from pocqueue.pouw.wire.slots import Iteration, SignedCertificate
 #: Further behind than so many slots a node takes a checkpoint of another one instead of all slots between.
 _MAX_BEHIND = 512
 #: A peer that takes longer than so for the slots that are missing, or for weights, is left for others: they are to be
-#: had of all.
-_TURN_S = 60.0
+#: had of all. What it gave of slots is kept, of weights it is not.
+_TURN_S, _WEIGHTS_S = 15.0, 60.0
+#: Peers beside the one that has a block that are asked for the slots of its lap.
+_OTHERS = 3
 #: Slots before the newest one that a newcomer begins at: enough for blocks that are not final yet.
 _HEAD_START = 128
 #: Requests of peers that are in the slots' thread at once; the node's own work waits behind no more of them.
 _MAX_GIVEN: Final = 2
+
+_random = SystemRandom()
 
 
 class SlotSync:
@@ -76,13 +82,24 @@ class SlotSync:
             await self._catch_up(peer, status.task, status.slot, is_asked=True)
 
     async def reach(self, peer: PeerInfo, winner: Iteration) -> None:
-        """Have a winner's slot here, from the peer if need be; slots of an epoch that is over are left to `follow`.
+        """Have a winner's slot here, from the peer or others if need be; slots of an epoch that is over are left to
+        `follow`.
 
         Raises:
-            ChainError: the peer does not give it.
+            ChainError: nobody of them gives it.
         """
+        task, until = winner.task, winner.slot + 1
+
+        async def get(one: PeerInfo) -> None:
+            await self._catch_up(one, task, until, is_asked=False)
+            if (await self._slots.history(task)).next_slot < until:
+                raise LinkError("it has not given it")
+
         try:
-            await self._catch_up(peer, winner.task, winner.slot + 1, is_asked=False)
+            if (await self._slots.history(task)).next_slot < until:
+                others = [one for one in self._core.network.peers if one.account != peer.account]
+                others = _random.sample(others, min(_OTHERS, len(others)))
+                await of_one(self._core, [peer, *others], get)
         except (SlotError, LinkError, BadEncoding) as exc:
             raise ChainError(f"the lap of slot {winner.slot} is not to be had: {exc}") from None
 
@@ -158,14 +175,19 @@ class SlotSync:
         found = await self._slots.in_slots(self._own_weights, task, num_slots)
         if hashlib.sha256(found).digest() == theta:
             return found
-        for peer in self._core.network.peers:
-            try:
-                _, found = await self._weights_of(peer, task, num_slots)
-            except (LinkError, BadEncoding, SlotError):
-                continue
-            if hashlib.sha256(found).digest() == theta:
-                return found
-        raise SlotError("theta", f"nobody gives the weights after its slot {num_slots}.")
+
+        async def get(peer: PeerInfo) -> bytes:
+            _, given = await self._weights_of(peer, task, num_slots)
+            if hashlib.sha256(given).digest() != theta:
+                raise SlotError("theta", "other weights were sent.")
+            return given
+
+        try:
+            return await of_one(self._core, self._core.network.peers, get)
+        except (LinkError, BadEncoding, SlotError):
+            raise SlotError(
+                "theta", f"nobody gives the weights after its slot {num_slots}."
+            ) from None
 
     def _own_weights(self, task: TaskSpec, num_slots: int) -> bytes:
         """Return a task's weights after so many slots; none, if they are not here."""
@@ -207,9 +229,11 @@ class SlotSync:
         while history.next_slot < until:
             first = history.next_slot
             request = encode(SlotsRequest(task, first))
-            answer = await self._core.network.request(peer.account, Kind.SLOTS, request)
+            answer = await self._core.ask(peer, Kind.SLOTS, request)
             for slot in decode(answer, Slots).slots:
                 await self._slots.take(slot.record, slot.messages, is_asked=is_asked)
+            # Another one, if what others give beside this peer made this node go on further ahead.
+            history = await self._slots.history(task)
             if history.next_slot == first and until - first > _MAX_BEHIND:
                 # A supervisor that has lost slots whose maps nobody keeps any more.
                 history = await self._jump(peer, history, until - _HEAD_START, is_asked=is_asked)
@@ -242,12 +266,12 @@ class SlotSync:
         """
         first: Weights | None = None
         theta = bytearray()
-        due, until_s = 4 * task.num_weights, time.monotonic() + _TURN_S
+        due, until_s = 4 * task.num_weights, time.monotonic() + _WEIGHTS_S
         while len(theta) < due:
             if theta and time.monotonic() >= until_s:
-                raise LinkError(f"it has given {len(theta)} of {due} bytes in {_TURN_S:.0f} s")
+                raise LinkError(f"it has given {len(theta)} of {due} bytes in {_WEIGHTS_S:.0f} s")
             request = WeightsRequest(task.id, slot, len(theta) // PIECE_BYTES)
-            answer = await self._core.network.request(peer.account, Kind.THETA, encode(request))
+            answer = await self._core.ask(peer, Kind.THETA, encode(request))
             found = decode(answer, Weights)
             first = first or found
             rest = due - len(theta)

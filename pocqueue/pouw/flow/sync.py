@@ -1,22 +1,24 @@
 """Catching up with others, and where this node stands for those who do.
 
-Blocks that a committee has signed to be final are not trained over again: a certificate in a later block, or the
-newest one of all, names them or one above them. Those behind it are, and wait here for that.
+Slots and blocks are caught up with apart from each other, so that neither waits for the other, and nothing here waits for
+blocks that are to be trained over: those are left to `BlockFlow`. Blocks that a committee has signed to be final are not:
+a certificate in a later block, or the newest one of all, names them or one above them.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import functools
 import logging
 import time
+from collections.abc import Awaitable, Callable, Hashable
 from itertools import pairwise
-from random import SystemRandom
 
 from pocqueue.pouw.chain.fork import Position
-from pocqueue.pouw.errors import BadEncoding, LinkError, PeerFault, SlotError
+from pocqueue.pouw.errors import BadEncoding, LinkError, PeerFault, PouwError, SlotError
 from pocqueue.pouw.flow.blocks import BlockFlow
 from pocqueue.pouw.flow.core import Core
+from pocqueue.pouw.flow.following import Following, Outcome
 from pocqueue.pouw.flow.slot_sync import SlotSync
 from pocqueue.pouw.flow.slots import SlotFlow
 from pocqueue.pouw.p2p.frames import Kind
@@ -34,59 +36,50 @@ from pocqueue.pouw.wire.requests import (
 )
 from pocqueue.pouw.wire.slots import SignedCertificate
 
-#: A node asks somebody where it stands this often, even if nobody has anything new for it.
-_LOOK_S = 10.0
 #: A peer that had nothing new is left alone for so long, and one that did not answer.
 _REST_S, _SILENT_REST_S = 1.0, 5.0
-#: Where a peer stands is said at once; all else of one peer takes so long at most before it is another one's turn.
-_STATUS_S, _TURN_S = 5.0, 60.0
+#: Where a peer stands is said at once; blocks of one peer take so long at most before it is another one's turn.
+_STATUS_S, _TURN_S = 5.0, 15.0
 #: A supervisor that signs alone waits so long after its start for more links before it is told that it has all.
 _GATHER_S = 3.0
 _POINTS = 50
+_FAILED = Outcome(_SILENT_REST_S, has_failed=True)
 
-_random = SystemRandom()
 _log = logging.getLogger(__name__)
 
 
 class Sync:
-    """Asks peers for what this node lacks; one peer at a time, chosen at random among those that may have it."""
+    """Asks peers for what this node lacks."""
 
     def __init__(self, core: Core, blocks: BlockFlow, slots: SlotFlow, slot_sync: SlotSync) -> None:
         self._core, self._blocks = core, blocks
         self._slots, self._slot_sync = slots, slot_sync
-        self._wished: dict[bytes, PeerInfo] = {}
-        self._is_wished = asyncio.Event()
-        #: When a peer may be asked again, by the monotonic clock.
-        self._rests: dict[bytes, float] = {}
-        self._look_at_s = time.monotonic() + _LOOK_S
+
+        def following(
+            follow: Callable[[PeerInfo], Awaitable[bool]], standing: Callable[[], Hashable]
+        ) -> Following:
+            return Following(core, functools.partial(self._tried, follow, standing))
+
+        self._for_slots = following(self._follow_slots, lambda: slots.newest[:2])
+        self._for_blocks = following(
+            self._follow_blocks, lambda: (core.chain.tip.id, core.chain.anchor.id)
+        )
         self._gathered_at_s = time.monotonic() + _GATHER_S
-        #: Who was asked once, whatever came of it, and the newest turn that a supervisor that signs alone was shown.
+        #: Whose slots were asked for once, whatever came of it, and the newest turn that a supervisor that signs alone was
+        #: shown.
         self._asked: set[bytes] = set()
         self._signed_turn = -1
 
     def wish(self, peer: PeerInfo) -> None:
         """Catch up with this peer soon."""
-        self._wished[peer.account] = peer
-        self._is_wished.set()
+        self._for_slots.wish(peer)
+        self._for_blocks.wish(peer)
 
     async def run(self) -> None:
         """Catch up with those whom a wish names, and with anybody now and then."""
-        while True:
-            peer = await self._next()
-            before = self._standing()
-            try:
-                await self._follow(peer)
-                rest_s = 0.0 if self._standing() != before else _REST_S
-            except PeerFault as fault:
-                # Before LinkError, which it is one of.
-                self._core.network.charge(peer.account, fault.points, str(fault))
-                rest_s = _SILENT_REST_S
-            except (BadEncoding, SlotError) as exc:
-                rest_s = self._broken(peer, exc)
-            except LinkError as exc:
-                _log.debug("%s %s: %s", self._core.name, peer.node_id, exc)
-                rest_s = _SILENT_REST_S
-            self._rests[peer.account] = time.monotonic() + rest_s
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._for_slots.run())
+            group.create_task(self._for_blocks.run())
 
     def status(self) -> Status:
         """Return where this node stands, for whoever asks."""
@@ -109,59 +102,74 @@ class Sync:
         trained = [] if self._core.retrains else [at for at in above if at.header.message != ZERO]
         return (trained[-1].parent if trained else None) or self._core.chain.tip
 
-    async def _next(self) -> PeerInfo:
-        """Wait for a peer that is to be caught up with."""
-        while True:
-            now_s, peers = time.monotonic(), self._core.network.peers
-            if now_s >= self._look_at_s:
-                self._look_at_s = now_s + _LOOK_S
-                self._wished |= {peer.account: peer for peer in peers and [_random.choice(peers)]}
-            linked = {peer.account for peer in peers}
-            self._wished = {at: peer for at, peer in self._wished.items() if at in linked}
-            self._rests = {at: end_s for at, end_s in self._rests.items() if end_s > now_s}
-            ready = [peer for at, peer in self._wished.items() if at not in self._rests]
-            if ready:
-                return self._wished.pop(_random.choice(ready).account)
-            ends_s = [end_s for at, end_s in self._rests.items() if at in self._wished]
-            self._is_wished.clear()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(min(self._look_at_s, *ends_s, now_s + _LOOK_S) - now_s):
-                    await self._is_wished.wait()
+    async def _tried(
+        self,
+        follow: Callable[[PeerInfo], Awaitable[bool]],
+        standing: Callable[[], Hashable],
+        peer: PeerInfo,
+    ) -> Outcome:
+        """Take in what a peer has; whatever comes of that, others are followed.
 
-    def _standing(self) -> tuple[bytes, bytes, tuple[bytes, int]]:
-        """Return what differs when something new is here."""
-        return self._core.chain.tip.id, self._core.chain.anchor.id, self._slots.newest[:2]
+        Args:
+            follow: does that; returns whether all of it is here.
+            standing: returns what differs when something new is here.
+            peer: whom.
+        """
+        before, has_all = standing(), False
+        try:
+            has_all = await follow(peer)
+        except PeerFault as fault:
+            # Before LinkError, which it is one of.
+            self._core.network.charge(peer.account, fault.points, str(fault))
+            return _FAILED
+        except (BadEncoding, SlotError) as exc:
+            return self._broken(peer, exc)
+        except LinkError as exc:
+            _log.debug("%s %s: %s", self._core.name, peer.node_id, exc)
+            if standing() == before:
+                return _FAILED
+        except PouwError as exc:
+            _log.error("%s Nothing is taken of %s: %s", self._core.name, peer.node_id, exc)
+            return _FAILED
+        return Outcome(0.0, has_more=not has_all) if standing() != before else Outcome(_REST_S)
 
-    def _broken(self, peer: PeerInfo, exc: BadEncoding | SlotError) -> float:
-        """Hold against a peer what it sent, if it is its fault; return how long it is left alone."""
+    def _broken(self, peer: PeerInfo, exc: BadEncoding | SlotError) -> Outcome:
+        """Hold against a peer what it sent, if it is its fault."""
         if isinstance(exc, SlotError) and self._slots.is_nobodys_fault(exc):
             _log.debug("%s %s: %s", self._core.name, peer.node_id, exc)
-            return _REST_S
+            return Outcome(_REST_S)
         if isinstance(exc, SlotError):
             self._slots.tell_forged(peer, exc)
         self._core.network.charge(peer.account, _POINTS, str(exc))
-        return _SILENT_REST_S
+        return _FAILED
 
-    async def _follow(self, peer: PeerInfo) -> None:
-        self._asked.add(peer.account)
-        answer = await self._core.network.request(peer.account, Kind.STATUS, b"", _STATUS_S)
-        status = decode(answer, Status)
-        waiting: list[Block] = []
-        if not await self._core.in_chain(self._core.chain.__contains__, status.tip):
-            waiting = await self._fetch_blocks(peer, status)
-        newest = status.newest
-        if newest is not None and await self._signs_alone() and await self._slots.is_ahead(newest):
-            self._signed_turn = max(newest.certificate.turn, self._signed_turn)
-        # A member that was cut off votes again as soon as it has the slots, and those need no block that is to be trained
-        # over, which takes a busy machine seconds each. The blocks come whatever becomes of the slots, but for an end of
-        # all this, which `finally` would hold up.
-        following = self._slot_sync.follow(peer, status)
-        [failure] = await asyncio.gather(following, return_exceptions=True)
-        await self._take(waiting, peer)
-        if failure is not None:
-            raise failure
-        if await self._has_all(status) and await self._have_all_been_asked():
+    async def _status(self, peer: PeerInfo) -> Status:
+        return decode(await self._core.ask(peer, Kind.STATUS, timeout_s=_STATUS_S), Status)
+
+    async def _follow_slots(self, peer: PeerInfo) -> bool:
+        try:
+            status = await self._status(peer)
+            newest = status.newest
+            if newest and await self._signs_alone() and await self._slots.is_ahead(newest):
+                self._signed_turn = max(newest.certificate.turn, self._signed_turn)
+            await self._slot_sync.follow(peer, status)
+        finally:
+            self._asked.add(peer.account)
+        has_all = newest is None or not await self._slots.is_ahead(newest)
+        if has_all and await self._has_tip(status) and await self._have_all_been_asked():
             self._core.is_current.set()
+        return has_all
+
+    async def _follow_blocks(self, peer: PeerInfo) -> bool:
+        status, before = await self._status(peer), self._core.chain.tip
+        has_all = await self._has_tip(status)
+        if not has_all:
+            await self._fetch_blocks(peer, status)
+            has_all = await self._has_tip(status)
+        if self._core.chain.tip is not before or (has_all and not self._core.is_current.is_set()):
+            # An epoch may have begun in them, whose slots could not be taken before; or these blocks were all that lacked.
+            self._for_slots.wish_now(peer)
+        return has_all
 
     async def _signs_alone(self) -> bool:
         committee = await self._slots.committee()
@@ -179,20 +187,18 @@ class Sync:
         rest = [one for one in self._core.network.peers if one.account not in self._asked]
         if time.monotonic() < self._gathered_at_s:
             rest = self._core.network.peers
-        self._wished |= {one.account: one for one in rest}
+        for one in rest:
+            self._for_slots.wish(one)
         return not rest and self._slots.next_turn > self._signed_turn
 
-    async def _has_all(self, status: Status) -> bool:
-        """Say whether a peer has nothing newer than what is here."""
+    async def _has_tip(self, status: Status) -> bool:
         chain = self._core.chain
         is_below = status.height <= chain.anchor.height
-        if not is_below and not await self._core.in_chain(chain.__contains__, status.tip):
-            return False
-        return status.newest is None or not await self._slots.is_ahead(status.newest)
+        return is_below or await self._core.in_chain(chain.__contains__, status.tip)
 
-    async def _fetch_blocks(self, peer: PeerInfo, status: Status) -> list[Block]:
-        """Take a peer's blocks, as long as there are new ones and they are taken; return those that follow and are to be
-        trained over.
+    async def _fetch_blocks(self, peer: PeerInfo, status: Status) -> None:
+        """Take a peer's blocks, as long as there are new ones and they are taken; leave those that follow and are to be
+        trained over to `BlockFlow`.
         """
         core, waiting = self._core, list[Block]()
         until_s = time.monotonic() + _TURN_S
@@ -200,7 +206,7 @@ class Sync:
             locator = await core.in_chain(core.chain.locator)
             first = (waiting[-1].id,) if waiting else ()
             request = encode(BlocksRequest((*first, *locator)[:64]))
-            answer = await core.network.request(peer.account, Kind.BLOCKS, request)
+            answer = await core.ask(peer, Kind.BLOCKS, request)
             found = await core.in_chain(self._unknown, decode(answer, Blocks).blocks)
             if not found:
                 break
@@ -210,10 +216,13 @@ class Sync:
                     "its blocks do not follow each other: it may have turned to a branch"
                 )
             if not await self._take_final(waiting, peer, status.newest):
-                return []
+                return
             if len(waiting) > MAX_BLOCKS:
                 break
-        return waiting
+        if core.retrains:
+            self._blocks.wait(waiting, peer)
+        else:
+            await self._blocks.take_row(waiting, peer)
 
     async def _take_final(
         self, waiting: list[Block], peer: PeerInfo, newest: SignedCertificate | None
@@ -224,19 +233,11 @@ class Sync:
             num_final, anchor = await self._core.in_chain(self._num_final, waiting, newest)
             if not num_final:
                 break
-            if not await self._take(waiting[:num_final], peer, is_final=True):
+            if not await self._blocks.take_row(waiting[:num_final], peer, is_final=True):
                 return False
             if anchor is not None:
                 await self._blocks.settle_anchor(*anchor)
             del waiting[:num_final]
-        return True
-
-    async def _take(self, blocks: list[Block], peer: PeerInfo, *, is_final: bool = False) -> bool:
-        """Take blocks up to the first that is not good now; say whether all were."""
-        for block in blocks:
-            await self._blocks.take(block, peer, is_final=is_final)
-            if not await self._core.in_chain(self._core.chain.__contains__, block.id):
-                return False
         return True
 
     def _unknown(self, blocks: tuple[Block, ...]) -> list[Block]:

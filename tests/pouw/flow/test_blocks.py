@@ -17,13 +17,15 @@ from pocqueue.node.keys import ORDER, SigningKey
 from pocqueue.pouw.chain.chain import RE_EXECUTION, Change
 from pocqueue.pouw.chain.mining import spec_of
 from pocqueue.pouw.errors import InvalidBlock, PeerFault
-from pocqueue.pouw.flow import blocks as flow_blocks
+from pocqueue.pouw.flow import blocks as flow_blocks, core as core_module
 from pocqueue.pouw.flow.core import now_ms
+from pocqueue.pouw.p2p.frames import Kind
 from pocqueue.pouw.security import SecuritySystem
 from pocqueue.pouw.slots.task import Noise, TaskSpec
 from pocqueue.pouw.training.trainer import URGENT_S
 from pocqueue.pouw.wire.blocks import Block, Trained
 from pocqueue.pouw.wire.codec import encode
+from pocqueue.pouw.wire.requests import Slots
 from pocqueue.pouw.wire.slots import Iteration
 from tests.pouw.blocks import trained
 from tests.pouw.flow.nodes import until
@@ -169,6 +171,7 @@ async def test_a_spoiled_twin_keeps_no_block_out() -> None:
     """Its proof, which is not in the id, is wrong, and it comes first; only its sender is charged."""
     async with parts() as node, asyncio.timeout(PATIENCE_S):
         _judged(node)
+        node.core.is_current.set()
         signed = Signed()
         signed.go_on(12)
         node.net.answers = signed.answers()
@@ -184,6 +187,8 @@ async def test_a_spoiled_twin_keeps_no_block_out() -> None:
         running = asyncio.create_task(node.blocks.run())
         await until(lambda: node.core.chain.tip.id == block.id, "the good one")
         assert [who for who, _ in node.net.charged] == [stranger.account]
+        # They have the good one, and who announced it is forgotten once anything came.
+        assert node.missing == [PEER]
         running.cancel()
 
 
@@ -196,6 +201,33 @@ async def test_a_block_that_finds_no_place_is_asked_for_later() -> None:
             node.blocks.receive(PEER, encode(block), block.id)
         assert node.blocks._queue.full()
         assert node.missing == [PEER]
+
+
+async def test_slots_of_a_block_are_had_of_whoever_gives_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """If its sender does not, or says nothing at all."""
+    monkeypatch.setattr(core_module, "_SILENT_S", 0.0)
+    signed = Signed()
+    signed.go_on(12)
+    answers, other = signed.answers(), replace_account(b"\2" + b"o" * 32)
+    for is_silent in (False, True):
+        async with parts() as node, asyncio.timeout(PATIENCE_S):
+            node.net.peers.append(other)
+            _judged(node)
+
+            async def request(
+                who: bytes, kind: Kind, body: bytes, timeout_s: float = 10.0
+            ) -> bytes:
+                if who == PEER.account:
+                    if is_silent:  # noqa: B023 - awaited here
+                        await asyncio.Event().wait()
+                    return encode(Slots(()))
+                return answers[kind](body)
+
+            monkeypatch.setattr(node.net, "request", request)
+            assert await node.blocks.take(trained(node.core.chain.tip, slot=10), PEER)
+            assert node.net.charged == []
 
 
 async def test_a_cheats_private_block_is_held_against_its_miner_alone(
@@ -247,14 +279,16 @@ async def test_a_block_that_nobody_worked_for_is_charged() -> None:
         tip = node.core.chain.tip
         good = trained(tip, slot=10)
         cheap = trained(tip, slot=10, must_win=False)
+        stranger = replace_account(b"\2" + b"s" * 32)
         for block, identifier in ((cheap, cheap.id), (good, bytes(32))):
             with pytest.raises(PeerFault, match="or not below its target") as fault:
-                node.blocks.receive(PEER, encode(block), identifier)
+                node.blocks.receive(stranger, encode(block), identifier)
             assert fault.value.points == 20
         with pytest.raises(PeerFault):
-            node.blocks.receive(PEER, b"x", good.id)
+            node.blocks.receive(stranger, b"x", good.id)
         assert node.blocks._queue.empty()
-        assert node.missing == []
+        # What was asked for may be a good one, which others have.
+        assert node.missing == [PEER] * 3
 
 
 async def test_blocks_without_a_parent_here_do_not_fill_the_queue(
@@ -263,6 +297,7 @@ async def test_blocks_without_a_parent_here_do_not_fill_the_queue(
     """Their sender is caught up with, unless they are below the anchor; then nothing is said either."""
     async with parts() as node, asyncio.timeout(PATIENCE_S):
         _judged(node)
+        node.core.is_current.set()
         signed = Signed()
         signed.go_on(40)
         node.net.answers = signed.answers()

@@ -67,10 +67,10 @@ async def test_slots_that_a_peer_shows_are_taken_first(monkeypatch: pytest.Monke
             Kind.STATUS: lambda _: encode(signed.status()),
             Kind.SLOTS: lambda _: encode(Slots(())),
         }
-        await node.sync._follow(PEER)
+        await node.sync._follow_slots(PEER)
         assert not await ready.may_sign()
         node.net.answers = signed.answers()
-        await node.sync._follow(PEER)
+        await node.sync._follow_slots(PEER)
         assert await ready.may_sign()
         assert node.slots.newest[1] == 10
 

@@ -130,7 +130,7 @@ async def test_a_peer_that_gives_weights_piece_by_piece_is_left_in_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Others have them too; one piece is always waited for."""
-    monkeypatch.setattr(slot_sync, "_TURN_S", 0.0)
+    monkeypatch.setattr(slot_sync, "_WEIGHTS_S", 0.0)
     monkeypatch.setattr(slot_sync, "PIECE_BYTES", 32 * 1024)
     async with parts() as node:
         peer, asked = Signed(), list[int]()
@@ -148,7 +148,7 @@ async def test_a_peer_that_gives_weights_piece_by_piece_is_left_in_time(
         with pytest.raises(SlotError, match="theta: nobody gives the weights"):
             await node.slot_sync.weights(task, 8, hashlib.sha256(theta).digest())
         assert asked == [0]
-        monkeypatch.setattr(slot_sync, "_TURN_S", 1000.0)
+        monkeypatch.setattr(slot_sync, "_WEIGHTS_S", 1000.0)
         assert await node.slot_sync.weights(task, 8, hashlib.sha256(theta).digest()) == theta
 
 

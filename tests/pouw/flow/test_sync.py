@@ -10,7 +10,7 @@ import pytest
 from msgspec.structs import replace
 
 from pocqueue.pouw.errors import ChainError
-from pocqueue.pouw.flow import sync as sync_module
+from pocqueue.pouw.flow import core as core_module, sync as sync_module
 from pocqueue.pouw.flow.core import now_ms
 from pocqueue.pouw.p2p.frames import Kind
 from pocqueue.pouw.p2p.service import PeerInfo
@@ -22,6 +22,7 @@ from tests.pouw.blocks import GENESIS, founding_block, trained
 from tests.pouw.flow.nodes import until
 from tests.pouw.flow.parts import (
     PEER,
+    Answer,
     MadeUpPeers,
     Parts,
     Signed,
@@ -33,12 +34,35 @@ from tests.pouw.flow.parts import (
 
 @contextlib.asynccontextmanager
 async def _syncing(node: Parts) -> AsyncIterator[None]:
-    running = asyncio.create_task(node.sync.run())
+    """Have a node catch up, and take the blocks that it finds."""
+    node.blocks._on_missing = node.sync.wish
+    running = [asyncio.create_task(loop()) for loop in (node.sync.run, node.blocks.run)]
     try:
         yield
     finally:
-        assert not running.done(), running.exception()
-        running.cancel()
+        for one in running:
+            assert not one.done(), one.exception()
+            one.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+
+
+def _is_left(node: Parts, who: bytes = PEER.account) -> bool:
+    """Say whether a peer was followed, and is left alone now."""
+    both = (node.sync._for_slots, node.sync._for_blocks)
+    return all(who in one._rests for one in both)
+
+
+def _answer_by_peer(node: Parts, answers: dict[bytes, dict[Kind, Answer]]) -> None:
+    """Link a node to these peers; of what one has no answer to it says nothing at all, for ever."""
+
+    async def request(who: bytes, kind: Kind, body: bytes, timeout_s: float = 10.0) -> bytes:
+        node.net.asked.append((who, kind))
+        if kind not in answers[who]:
+            await asyncio.Event().wait()
+        return answers[who][kind](body)
+
+    node.net.peers[:] = [replace_account(who) for who in answers]
+    node.net.request = request  # type: ignore[method-assign]
 
 
 def _asked(net: MadeUpPeers, kind: Kind) -> int:
@@ -104,10 +128,11 @@ async def test_final_blocks_are_taken_and_the_anchor_is_set(blocks: list[Block])
             Kind.STATUS: _status(blocks[4], signed),
             Kind.BLOCKS: _blocks(*blocks),
         }
-        trained_over: list[tuple[int, int]] = []
+        trained_over: list[int] = []
 
         async def train_over(winner: Iteration, patience_s: float = 0.0) -> str:
-            trained_over.append((winner.slot, node.slots.newest[1]))
+            await until(lambda: node.slots.newest[1] == 40, "all slots")
+            trained_over.append(winner.slot)
             return "good"
 
         node.blocks.train_over = train_over  # type: ignore[method-assign]
@@ -116,16 +141,17 @@ async def test_final_blocks_are_taken_and_the_anchor_is_set(blocks: list[Block])
             await until(node.core.is_current.is_set, "all of it")
         assert node.core.chain.anchor.id == blocks[2].id
         assert node.core.chain.tip.id == blocks[4].id
-        assert trained_over == [(29, 40), (39, 40)]
+        assert trained_over == [29, 39]
         assert node.slots.newest[1] == 40
         assert node.net.charged == []
 
 
 @pytest.mark.parametrize("number", [0, 3])
 async def test_a_peer_that_gives_the_same_blocks_again_is_left(
-    number: int, blocks: list[Block]
+    number: int, blocks: list[Block], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Known ones, or some whose parents it does not give."""
+    monkeypatch.setattr(sync_module, "_REST_S", 1000.0)
     async with parts() as node:
         away = replace(blocks[4], header=replace(blocks[4].header, height=99))
         node.net.answers = {
@@ -134,12 +160,12 @@ async def test_a_peer_that_gives_the_same_blocks_again_is_left(
         }
         async with _syncing(node):
             node.sync.wish(PEER)
-            await until(lambda: bool(node.sync._rests), "the end")
+            await until(lambda: _is_left(node), "the end")
         assert _asked(node.net, Kind.BLOCKS) <= 2
 
 
 async def test_blocks_are_taken_whatever_becomes_of_the_slots(blocks: list[Block]) -> None:
-    """They were fetched already; what was wrong with the slots is said after that."""
+    """And the other way round: neither waits for the other, or fails with it."""
     async with parts() as node:
         signed = Signed()
         signed.go_on(40)
@@ -154,9 +180,9 @@ async def test_blocks_are_taken_whatever_becomes_of_the_slots(blocks: list[Block
             raise ChainError("the task is not known here")
 
         node.slot_sync.follow = follow  # type: ignore[method-assign]
-        with pytest.raises(ChainError, match="the task is not known"):
-            await node.sync._follow(PEER)
-        assert node.core.chain.tip.id == blocks[4].id
+        async with _syncing(node):
+            node.sync.wish(PEER)
+            await until(lambda: node.core.chain.tip.id == blocks[4].id, "all blocks")
 
 
 async def test_a_wish_for_whoever_had_nothing_new_waits(
@@ -172,14 +198,14 @@ async def test_a_wish_for_whoever_had_nothing_new_waits(
             Kind.BLOCKS: _blocks(blocks[3]),
         }
         # Whose parent is not here: each time it is wished for again.
-        node.blocks._on_missing = node.sync.wish
         async with _syncing(node):
             for peer in (PEER, other):
                 node.sync.wish(peer)
-                await until(lambda: peer.account in node.sync._rests, "the end")  # noqa: B023 - awaited here
-        asked = [who for who, kind in node.net.asked if kind is Kind.STATUS]
-        assert asked == [PEER.account, other.account]
-        assert set(node.sync._wished) == {PEER.account, other.account}
+                await until(lambda: _is_left(node, peer.account), "the end")  # noqa: B023 - awaited here
+            wished = {PEER.account, other.account}
+            await until(lambda: set(node.sync._for_blocks._wished) == wished, "both wishes")
+        asked = [who for who, kind in node.net.asked if kind is Kind.BLOCKS]
+        assert list(dict.fromkeys(asked)) == [PEER.account, other.account]
         assert not node.net.charged
 
 
@@ -188,7 +214,7 @@ async def test_a_silent_peer_costs_its_turn_alone(blocks: list[Block]) -> None:
     async with parts() as node:
         async with _syncing(node):
             node.sync.wish(PEER)
-            await until(lambda: bool(node.sync._rests), "the end")
+            await until(lambda: _is_left(node), "the end")
         assert node.net.charged == []
 
 
@@ -229,7 +255,7 @@ async def test_what_is_nobodys_fault_costs_nothing(
         async with _syncing(node):
             node.sync.wish(PEER)
             await until(
-                lambda: bool(node.net.charged or node.sync._rests) or node.core.is_current.is_set(),
+                lambda: bool(node.net.charged) or _is_left(node) or node.core.is_current.is_set(),
                 "the end",
             )
         assert bool(node.net.charged) == is_fault
@@ -260,7 +286,7 @@ async def test_a_peer_that_gives_nothing_makes_nobody_current(blocks: list[Block
         node.net.answers = {Kind.STATUS: _status(blocks[4]), Kind.BLOCKS: lambda _: encode(none)}
         async with _syncing(node):
             node.sync.wish(PEER)
-            await until(lambda: bool(node.sync._rests), "the end")
+            await until(lambda: _is_left(node), "the end")
             assert not node.core.is_current.is_set()
             node.net.answers[Kind.STATUS] = _status(blocks[0])
             node.sync.wish(PEER)
@@ -299,7 +325,7 @@ async def test_a_supervisor_that_signs_alone_asks_all_its_peers(
                 node.sync.wish(PEER)
                 if gather_s:
                     await until(lambda: node.slots.newest[1] == 3, "its slots")
-                    await until(lambda: other.account in node.sync._wished, "its end")  # noqa: B023
+                    await until(lambda: other.account in node.sync._for_slots._wished, "its end")  # noqa: B023
                     assert not node.core.is_current.is_set()
                 else:
                     await until(node.core.is_current.is_set, "all of it")
@@ -317,5 +343,102 @@ async def test_slots_that_a_peer_does_not_give_make_nobody_current() -> None:
         }
         async with _syncing(node):
             node.sync.wish(PEER)
-            await until(lambda: bool(node.sync._rests), "the end")
+            await until(lambda: _is_left(node), "the end")
         assert not node.core.is_current.is_set()
+
+
+async def test_slots_come_while_blocks_are_trained_over(blocks: list[Block]) -> None:
+    """However long that takes: a member of the committee that missed a record has it at once, and votes."""
+    async with parts() as node:
+        signed = Signed()
+        signed.go_on(40)
+        node.net.answers = signed.answers() | {
+            Kind.STATUS: lambda _: encode(signed.status(blocks[4].id, height=5)),
+            Kind.BLOCKS: _blocks(*blocks),
+        }
+        began, may_end = asyncio.Event(), asyncio.Event()
+
+        async def train_over(winner: Iteration, patience_s: float = 0.0) -> str:
+            began.set()
+            await may_end.wait()
+            return "good"
+
+        node.blocks.train_over = train_over  # type: ignore[method-assign]
+        async with _syncing(node):
+            node.sync.wish(PEER)
+            await until(began.is_set, "the first block")
+            for num_slots in (45, 50):
+                signed.go_on(5)
+                node.sync.wish(PEER)
+                await until(lambda: node.slots.newest[1] == num_slots, "its slots")  # noqa: B023
+            assert node.core.chain.tip.height == 1
+            may_end.set()
+            await until(node.core.is_current.is_set, "all of it")
+        assert node.core.chain.tip.id == blocks[4].id
+
+
+async def test_blocks_that_become_final_do_not_wait_for_those_that_are_trained_over(
+    blocks: list[Block],
+) -> None:
+    """Nor is any of them trained over that is not begun with."""
+    async with parts() as node:
+        signed = Signed()
+        signed.go_on(40)
+        node.net.answers = signed.answers() | {
+            Kind.STATUS: lambda _: encode(signed.status(blocks[4].id, height=5)),
+            Kind.BLOCKS: _blocks(*blocks),
+        }
+        began = list[int]()
+
+        async def train_over(winner: Iteration, patience_s: float = 0.0) -> str:
+            began.append(winner.slot)
+            await asyncio.Event().wait()
+            return "never"
+
+        node.blocks.train_over = train_over  # type: ignore[method-assign]
+        async with _syncing(node):
+            node.sync.wish(PEER)
+            await until(lambda: bool(began), "the first block")
+            signed.go_on(anchor=blocks[4].id, anchor_height=5)
+            node.sync.wish(PEER)
+            await until(lambda: node.core.chain.anchor.id == blocks[4].id, "the anchor")
+        assert len(began) == 1
+
+
+async def test_nobody_waits_for_a_silent_peer(
+    blocks: list[Block], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another one is followed beside it, whatever it is silent about, though nothing was wished of that one."""
+    monkeypatch.setattr(core_module, "_SILENT_S", 0.0)
+    signed = Signed()
+    signed.go_on(40)
+    whole = signed.answers() | {
+        Kind.STATUS: _status(blocks[4], signed),
+        Kind.BLOCKS: _blocks(*blocks),
+    }
+    other = b"\2" + b"o" * 32
+    for kinds in ((), (Kind.STATUS,), (Kind.STATUS, Kind.SLOTS), (Kind.STATUS, Kind.BLOCKS)):
+        async with parts() as node:
+            _answer_by_peer(
+                node, {PEER.account: {kind: whole[kind] for kind in kinds}, other: whole}
+            )
+            _judging(node)
+            async with _syncing(node):
+                node.sync.wish(PEER)
+                await until(node.core.is_current.is_set, "all of it")
+            assert node.core.chain.tip.id == blocks[4].id
+            assert node.slots.newest[1] == 40
+            assert node.net.charged == []
+
+
+async def test_whoever_fails_is_not_the_last_to_be_asked(blocks: list[Block]) -> None:
+    """The next one is, without anybody's wish."""
+    async with parts() as node:
+        other = b"\2" + b"o" * 32
+        whole = {Kind.STATUS: _status(blocks[4]), Kind.BLOCKS: _blocks(*blocks)}
+        _answer_by_peer(node, {PEER.account: {Kind.STATUS: lambda _: b"x"}, other: whole})
+        _judging(node)
+        async with _syncing(node):
+            node.sync.wish(PEER)
+            await until(lambda: node.blocks._found_row is not None, "the blocks of the other one")
+        assert {who for who, _ in node.net.charged} == {PEER.account}
