@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from pocqueue.rounds.spec import RoundState
-from tests.support.stack import Stack, pocqueue, pocqueue_here
+from tests.support.stack import QUICK, Stack, pocqueue, pocqueue_here
 
 SMALL = ("--seq-len", "16", "--batch-size", "8", "--public-key", "key")
 
@@ -216,7 +216,7 @@ def test_what_the_pool_cannot_do_is_refused(
 
 def test_a_queue_with_a_live_worker_takes_no_second_one(stack: Stack) -> None:
     """The second worker ends with code 2 and says who has the queue."""
-    second = stack.spawn("second", "celery", "-A", "pocqueue", "worker", "-Q", "gpu0")
+    second = stack.spawn("second", "celery", "-A", "pocqueue", "worker", "-Q", "gpu0", env=QUICK)
     del stack.processes["second"]
     assert second.wait(timeout=300) == 2
     assert "Queue gpu0 is served by a live worker already" in stack.log("second").read_text()

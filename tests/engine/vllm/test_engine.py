@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pocqueue.engine import EngineOptions, load_engine
+from pocqueue.engine import Engine, EngineOptions, load_engine
 from pocqueue.engine.profiled import STAGES
 from pocqueue.engine.torch_model.embedded import EMBEDDED_FINGERPRINT
 from pocqueue.errors import EngineError
@@ -60,13 +60,25 @@ def answers(state_dir: Path) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def torch_distances(state_dir: Path) -> list[float]:
+def torch_engine(state_dir: Path) -> Engine:
+    """Who judges."""
+    return load_engine("torch", EngineOptions(model="embedded", device="cpu", state_dir=state_dir))
+
+
+@pytest.fixture(scope="module")
+def torch_artifacts(torch_engine: Engine) -> list[str]:
+    """The same artifacts through the torch engine."""
+    return torch_engine.values(artifacts_of(range(16)))
+
+
+@pytest.fixture(scope="module")
+def torch_distances(torch_engine: Engine) -> list[float]:
     """The same nonces through the torch engine."""
-    options = EngineOptions(model="embedded", device="cpu", state_dir=state_dir)
-    engine = load_engine("torch", options)
     starts = range(0, NUM_NONCES, 16)
     return [
-        d for first in starts for d in engine.values(Batch.of(CONFIG, range(first, first + 16)))
+        d
+        for first in starts
+        for d in torch_engine.values(Batch.of(CONFIG, range(first, first + 16)))
     ]
 
 
@@ -162,10 +174,9 @@ def test_a_rank_that_fails_says_so_and_goes_on(answers: dict[str, Any]) -> None:
     assert len(after["values"]) == 1
 
 
-def test_another_scheme_reads_hidden_states(answers: dict[str, Any], state_dir: Path) -> None:
+def test_another_scheme_reads_hidden_states(answers: dict[str, Any], torch_engine: Engine) -> None:
     """A vector a nonce, as the torch engine computes it."""
-    options = EngineOptions(model="embedded", device="cpu", state_dir=state_dir)
-    theirs = load_engine("torch", options).values(vectors_of(range(4)))
+    theirs = torch_engine.values(vectors_of(range(4)))
     assert np.array(answers["vectors"]).shape == (4, 8)
     assert np.abs(np.array(answers["vectors"]) - np.array(theirs)).max() < 0.01
 
@@ -174,14 +185,11 @@ def _artifact_distances(ours: list[str], theirs: list[str]) -> list[float]:
     return [Artifact().difference(a, b) for a, b in zip(ours, theirs, strict=True)]
 
 
-def _torch_artifacts(state_dir: Path) -> list[str]:
-    options = EngineOptions(model="embedded", device="cpu", state_dir=state_dir)
-    return load_engine("torch", options).values(artifacts_of(range(16)))
-
-
-def test_artifacts_agree_with_the_torch_engine(answers: dict[str, Any], state_dir: Path) -> None:
+def test_artifacts_agree_with_the_torch_engine(
+    answers: dict[str, Any], torch_artifacts: list[str]
+) -> None:
     """Reflections behind the layers included: without them, or of others, artifacts are 1.4 apart."""
-    apart = _artifact_distances(answers["artifacts"], _torch_artifacts(state_dir))
+    apart = _artifact_distances(answers["artifacts"], torch_artifacts)
     # 0.010 and 0.016 where this was written, in bfloat16.
     assert np.mean(apart) < 0.02
     assert max(apart) < 0.05
@@ -200,7 +208,9 @@ def test_a_model_that_routes_by_token_ids_gets_some(answers: dict[str, Any]) -> 
 
 
 @pytest.mark.long
-def test_two_ranks_share_a_model(state_dir: Path, torch_distances: list[float]) -> None:
+def test_two_ranks_share_a_model(
+    state_dir: Path, torch_distances: list[float], torch_artifacts: list[str]
+) -> None:
     """Tensor parallelism: each rank makes the inputs for itself, and all agree with one device."""
     answers = _probe(state_dir, size=2)
     assert "2 tensor-parallel ranks" in answers["info"]["device_name"]
@@ -210,7 +220,7 @@ def test_two_ranks_share_a_model(state_dir: Path, torch_distances: list[float]) 
     assert len(answers["cache"]) == 2
     assert all(rank["unchanged"] and rank["bound_again"] for rank in answers["cache"])
     _check_agreement(answers["distances"], torch_distances)
-    apart = _artifact_distances(answers["artifacts"], _torch_artifacts(state_dir))
+    apart = _artifact_distances(answers["artifacts"], torch_artifacts)
     assert np.mean(apart) < 0.02
     # Each counts its part of the matrices; a stage takes as long as on the slower one.
     _check_profile(answers)
