@@ -152,6 +152,8 @@ class Agent:
             _log.info("Next attempt to connect in %.1f s.", pause_s)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stop.wait(), pause_s)
+            if not self._stop.is_set():
+                await self._look_again()
         # Without a connection: what ends within the time is kept, and sent by the next agent.
         await self.jobs.finish(self._options.stop_s)
 
@@ -241,6 +243,17 @@ class Agent:
                 if self._report.gpus and not all(is_program(one) for one in news):
                     await self._test(0)
                     await self._come_back()
+
+    async def _look_again(self) -> None:
+        """Test once more if there are other GPUs than the last test has found: put in, taken out, a driver loaded."""
+        if await asyncio.to_thread(self._uuids) != {gpu.uuid for gpu in self._report.gpus}:
+            await self._test(0)  # whatever runs is not to be slowed down
+
+    def _uuids(self) -> set[str]:
+        try:
+            return {gpu.uuid for gpu in self._facts.read().gpus}
+        except GpuFactsUnavailable:
+            return set()
 
     async def _come_back(self) -> None:
         """Connect anew, which is how a server is told of other GPUs."""

@@ -55,6 +55,31 @@ async def test_a_machine_is_tested_again_after_a_week(
             await running
 
 
+async def test_a_machine_that_comes_back_with_other_gpus_is_tested_again(tmp_path: Path) -> None:
+    """And only then: a connection that breaks is no reason by itself."""
+    log, facts = tmp_path / "kmsg", _Facts()
+    log.write_text("")
+    facts.driver = Driver("580.95", (13, 0), (GOOD,))
+    async with hosts_server() as server:
+        options = Options(server.endpoint, tmp_path, "token-one", matrix_s=0, sandbox="none")
+        with Spool(tmp_path / "results") as spool:
+            identity = Identity.open(tmp_path, server.endpoint)
+            agent = Agent(options, identity, spool, NoSandbox("no reason"), facts, log)
+            running = asyncio.create_task(agent.run())
+            before = (await server.next(SelfTest)).rows
+            assert server.socket is not None
+            await server.socket.close()
+            assert (await server.next(SelfTest, 2)).rows == before
+            facts.driver = Driver("580.95", (13, 0), (GOOD, BAD))
+            await server.socket.close()
+            said = await server.next(Resume, 2)
+            assert [gpu.uuid for gpu in said.host_info.gpus] == [GOOD.uuid, BAD.uuid]
+            rows = (await server.next(SelfTest, 3)).rows
+            assert {row.gpu for row in rows} == {None, GOOD.uuid, BAD.uuid}
+            agent.stop()
+            await running
+
+
 async def test_a_gpu_that_breaks_is_out_at_once(tmp_path: Path) -> None:
     """By the kernel's log; one that does not even answer any more has a row, and the other one stays."""
     log, facts = tmp_path / "kmsg", _Facts()
