@@ -137,7 +137,8 @@ def show(job: JobId, as_json: Json = False, env_file: EnvFile = None) -> None:
 def log(
     job: JobId,
     attempt: Annotated[
-        int | None, typer.Option(min=1, help="Of this one [default: the newest].")
+        int | None,
+        typer.Option(min=1, max=1_000_000, help="Of this one [default: the newest]."),
     ] = None,
     env_file: EnvFile = None,
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +19,10 @@ from pocqueue.words import counted
 
 if TYPE_CHECKING:
     from pocqueue.hosts.store.ledger import Batch, Payout
+
+
+#: Above what anybody can have earned; whole micro-HYPER of it fit into a row.
+_MOST_HYPER = 1e12
 
 
 def audit(as_json: Json = False, env_file: EnvFile = None) -> None:
@@ -45,7 +50,8 @@ def payout(
         ),
     ] = None,
     at_least: Annotated[
-        float, typer.Option(min=0.000001, help="HYPER; a wallet with less waits.")
+        float,
+        typer.Option(min=0.000001, max=_MOST_HYPER, help="HYPER; a wallet with less waits."),
     ] = 0.01,
     batch: Annotated[
         str | None,
@@ -64,6 +70,8 @@ def payout(
     from pocqueue.errors import SettingsError
     from pocqueue.hosts.pay import MICRO_PER_HYPER
 
+    if math.isnan(at_least):
+        raise SettingsError("--at-least is nan; allowed: a number of HYPER from 0.000001.")
     if made and (to_csv is not None or batch is not None):
         raise SettingsError("--list changes nothing: leave --csv and --batch out.")
     if to_csv is not None and str(to_csv) != "-":

@@ -12,6 +12,7 @@ import socket
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
@@ -333,11 +334,25 @@ class AgentSettings(EnvSettings):
     @field_validator("endpoint")
     @classmethod
     def _is_websocket(cls, url: str | None) -> str | None:
-        if url is not None and not re.fullmatch(r"wss?://[^/@\s?#:]+(:\d{1,5})?(/[^\s?#]*)?", url):
+        if url is not None and not _is_endpoint(url):
             raise ValueError(
                 "allowed is ws://HOST:PORT or wss://HOST, as the server's page shows it"
             )
         return url
+
+
+_ENDPOINT = re.compile(r"wss?://(\[[\da-fA-F:.]+\]|[^/@\s?#:\[\]]+)(:\d{1,5})?(/[^\s?#]*)?")
+
+
+def _is_endpoint(url: str) -> bool:
+    if not _ENDPOINT.fullmatch(url):
+        return False
+    try:
+        parts = urlsplit(url)
+        (parts.hostname or "").encode("idna")  # as whoever looks the name up does
+        return parts.port != 0
+    except ValueError:  # no address, no name, no port
+        return False
 
 
 #: Every class of settings, in the order in which they are explained.

@@ -19,6 +19,10 @@ from tests.support.commands import pocqueue
         ("ws://", "'ws://'"),
         ("ws://user:hunter2@host:1", "'ws://…@host:1'"),
         ("ws://host:port", "'ws://host:port'"),
+        ("ws://host:65536", "'ws://host:65536'"),
+        ("ws://host:0", "'ws://host:0'"),
+        ("ws://[::", "'ws://[::'"),
+        ("ws://a..b", "'ws://a..b'"),
     ],
 )
 def test_an_endpoint_is_a_websocket(tmp_path: Path, endpoint: str, shown: str) -> None:
