@@ -1,59 +1,27 @@
-"""Four nodes that found a network together: from a genesis that lists them to their committee in office."""
+"""What may happen while a committee's key is made by real nodes. That four found a network at all is in `test_slashing`."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
 from typing_extensions import override
 
-from pocqueue.node.keys import SigningKey
-from pocqueue.pouw.chain.records import Committee, KeyGeneration
-from pocqueue.pouw.chain.state import State
+from pocqueue.pouw.chain.records import KeyGeneration
 from pocqueue.pouw.committee import steps
 from pocqueue.pouw.committee.dealing import Dealer
-from pocqueue.pouw.committee.seats import Seat
 from pocqueue.pouw.economics import NodeRole
-from pocqueue.pouw.flow.key_generation import Seats
 from pocqueue.pouw.node import PoUWNode
-from pocqueue.pouw.slots import bls
 from pocqueue.pouw.wire.transactions import Deal
-from tests.pouw.flow.nodes import begin, height, node, quick_genesis, running, until
-
-_DIGEST = b"d" * 32
-
-
-def _state(one: PoUWNode) -> State:
-    assert one._life is not None
-    return one._life._core.chain.tip.state
-
-
-def _committee(one: PoUWNode) -> Committee | None:
-    return _state(one).committee_in_office
-
-
-async def _seat(one: PoUWNode) -> Seat | None:
-    """Return the seat that a node finds anew, as after a restart."""
-    assert one._life is not None
-    core, committee = one._life._core, _committee(one)
-    assert committee is not None
-    dealer = one._life._dealer
-    return await core.in_chain(Seats(core, bls.SecretKey(1), dealer), committee)
+from tests.pouw.flow.founders import committee_of, listed, seat_of, state_of, until_in_office
+from tests.pouw.flow.nodes import begin, height, node, running, until
 
 
 def _dealt(one: PoUWNode) -> int:
     """Return how many have dealt, by a node's chain."""
-    state = _state(one)
+    state = state_of(one)
     return len(state.deals(state.next_epoch))
-
-
-def _listed(tmp_path: Path, **changed: object) -> tuple[str, list[SigningKey]]:
-    """Return a network that four keys found, and the keys; `changed` as in `quick_genesis`."""
-    keys = [SigningKey.generate() for _ in range(4)]
-    listed = json.dumps([key.public_hex for key in keys])
-    return quick_genesis(tmp_path, supervisors=listed, **changed), keys
 
 
 def _epoch(one: PoUWNode) -> int:
@@ -63,40 +31,10 @@ def _epoch(one: PoUWNode) -> int:
     return -1 if newest is None else newest.certificate.epoch
 
 
-async def _check(keys: list[SigningKey], nodes: list[PoUWNode]) -> None:
-    """Wait until all four are in office by everybody's chain, and check that they can sign."""
-    await until(lambda: all(map(_committee, nodes)), "a committee in office")
-    committee = _committee(nodes[0])
-    assert committee is not None
-    assert [_committee(one) for one in nodes] == [committee] * 4
-    assert sorted(committee.members) == sorted(bytes.fromhex(key.public_hex) for key in keys)
-    assert (committee.epoch, committee.threshold) == (0, 3)
-    seats = [seat for one in nodes if (seat := await _seat(one)) is not None]
-    assert len(seats) == 4
-    shares = {committee.numbers[seat.place]: seat.share.sign(_DIGEST) for seat in seats[1:]}
-    assert bls.verify(committee.group_key, _DIGEST, bls.combine(shares))
-
-
-async def test_four_found_a_network(tmp_path: Path) -> None:
-    """Nobody was in office before them; any three sign for the group."""
-    network, keys = _listed(tmp_path)
-    first = node("s0", NodeRole.SUPERVISOR, network, key=keys[0])
-    async with running(first):
-        await begin(first, mine=False)
-        others = [
-            node(f"s{place}", NodeRole.SUPERVISOR, network, first, key=keys[place])
-            for place in range(1, 4)
-        ]
-        async with running(*others):
-            for one in others:
-                await begin(one, mine=False)
-            await _check(keys, [first, *others])
-
-
 @pytest.mark.long
 async def test_a_founder_is_started_again_in_between(tmp_path: Path) -> None:
     """It goes on from its key and the others' chain: without a file of its own it deals what it would have dealt."""
-    network, keys = _listed(tmp_path)
+    network, keys = listed(tmp_path)
     first = node("s0", NodeRole.SUPERVISOR, network, key=keys[0])
     async with running(first):
         await begin(first, mine=False)
@@ -107,7 +45,7 @@ async def test_a_founder_is_started_again_in_between(tmp_path: Path) -> None:
         async with running(*others):
             for one in others:
                 await begin(one, mine=False)
-            await until(lambda: _state(first).generation is not None, "a key generation")
+            await until(lambda: state_of(first).generation is not None, "a key generation")
             await others[-1].stop()
             again = node("s3", NodeRole.SUPERVISOR, network, first, key=keys[3])
             async with running(again):
@@ -117,13 +55,13 @@ async def test_a_founder_is_started_again_in_between(tmp_path: Path) -> None:
                 once_more = node("s3", NodeRole.SUPERVISOR, network, first, key=keys[3])
                 async with running(once_more):
                     await once_more.start()
-                    await _check(keys, [first, *others[:-1], once_more])
+                    await until_in_office(keys, [first, *others[:-1], once_more])
 
 
 @pytest.mark.long
 async def test_a_fifth_joins_the_committee(tmp_path: Path) -> None:
     """While slots go on: with the next epoch five have a key of their own, and certify where the four ended."""
-    network, keys = _listed(tmp_path, slot_ms=200)
+    network, keys = listed(tmp_path, slot_ms=200)
     first = node("s0", NodeRole.SUPERVISOR, network, key=keys[0])
     async with running(first):
         await begin(first)
@@ -139,15 +77,15 @@ async def test_a_fifth_joins_the_committee(tmp_path: Path) -> None:
             await until(lambda: _epoch(first) == 0, "the first certificates")
             await begin(fifth)
             await until(lambda: all(_epoch(one) == 1 for one in nodes), "certificates of all five")
-            committees = [_committee(one) for one in nodes]
+            committees = [committee_of(one) for one in nodes]
             assert all(one is not None and len(one.members) == 5 for one in committees)
-            office = _state(first).office
+            office = state_of(first).office
             assert office is not None
             await until(
                 lambda: all(height(one) > office.height + 8 for one in nodes),
                 "blocks that only the new committee can certify",
             )
-            assert None not in [await _seat(one) for one in nodes]
+            assert None not in [await seat_of(one) for one in nodes]
 
 
 class _Cheat(Dealer):
@@ -166,7 +104,7 @@ async def test_a_wrong_share_is_put_right(tmp_path: Path, monkeypatch: pytest.Mo
     """Its candidate complains by itself, the dealer answers, and all four are in office with good shares."""
     # Who misses its two blocks has no share: on a busy machine that would be nobody's fault.
     monkeypatch.setattr(steps, "_WORDS_MS", 8000)
-    network, keys = _listed(tmp_path)
+    network, keys = listed(tmp_path)
     first = node("s0", NodeRole.SUPERVISOR, network, key=keys[0])
     async with running(first):
         await begin(first, mine=False)
@@ -180,9 +118,9 @@ async def test_a_wrong_share_is_put_right(tmp_path: Path, monkeypatch: pytest.Mo
         async with running(*others):
             for one in others:
                 await begin(one, mine=False)
-            await _check(keys, [first, *others])
-            [((dealer, _), answer)] = _state(first).complaints(0).items()
+            await until_in_office(keys, [first, *others])
+            [((dealer, _), answer)] = state_of(first).complaints(0).items()
             assert answer is not None
-            committee = _committee(first)
+            committee = committee_of(first)
             assert committee is not None
             assert committee.members[dealer] == cheat.account

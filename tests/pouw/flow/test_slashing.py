@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pocqueue.node.keys import SigningKey
 from pocqueue.pouw.chain.records import MINER, SUPERVISOR, VERIFIER, Slash
 from pocqueue.pouw.chaos.cheats import false_maps, two_values, two_votes
 from pocqueue.pouw.economics import NodeRole
 from pocqueue.pouw.flow.core import Core
 from pocqueue.pouw.node import PoUWNode
 from tests.pouw.flow.cheats import cheat, flipped, other_weights_end, random_map, say_twice
+from tests.pouw.flow.founders import listed, until_in_office
 from tests.pouw.flow.nodes import begin, node, quick_genesis, running, until
 
 _WAYS: dict[str, dict[str, Any]] = {
@@ -168,10 +167,10 @@ async def test_half_of_a_committee_away_raises_the_alarm(tmp_path: Path) -> None
 
 @contextlib.asynccontextmanager
 async def _four(folder: Path) -> AsyncIterator[tuple[list[PoUWNode], PoUWNode]]:
-    """Run four supervisors in office, of whom the first mines, and stop a miner with them that is not started yet."""
-    keys = [SigningKey.generate() for _ in range(5)]
-    listed = json.dumps([key.public_hex for key in keys[:4]])
-    network = quick_genesis(folder, supervisors=listed, slot_ms=100)
+    """Run four supervisors that have founded a network and are in office, of whom the first mines, and stop a miner with
+    them that is not started yet.
+    """
+    network, keys = listed(folder, slot_ms=100)
     first = node("s0", NodeRole.SUPERVISOR, network, key=keys[0])
     async with running(first):
         await begin(first)
@@ -179,11 +178,11 @@ async def _four(folder: Path) -> AsyncIterator[tuple[list[PoUWNode], PoUWNode]]:
             node(f"s{place}", NodeRole.SUPERVISOR, network, first, key=keys[place])
             for place in range(1, 4)
         ]
-        miner = node("miner", NodeRole.MINER, network, first, key=keys[4])
+        miner = node("miner", NodeRole.MINER, network, first)
         async with running(*others, miner):
             for one in others:
                 await begin(one, mine=False)
-            await until(lambda: len(first.get_status()["committee"]) == 4, "a committee in office")
+            await until_in_office(keys, [first, *others])
             yield [first, *others], miner
 
 
