@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import resource
 from collections.abc import AsyncIterator
@@ -151,6 +152,10 @@ def socket_router(hub: Hub) -> APIRouter:
         try:
             origin = origin_of(f"//{websocket.headers.get('host', '')}")
             await AgentSocket(hub, websocket, address, origin).run()
+        except asyncio.CancelledError:
+            # The server ends and waits no longer. It would log where each of thousands of sockets was, which takes
+            # minutes, and the more where nobody reads the log any more.
+            logger.debug("a socket was given up as the gateway ended")
         finally:
             hub.num_sockets -= 1
             hub.limits.close_socket(address)

@@ -296,6 +296,19 @@ async def test_results_that_wait_are_bounded(make: Callable[..., Gateway], tmp_p
     assert answered == {f"{n}" for n in range(90)}
 
 
+async def test_a_gateway_that_ends_meanwhile_says_nothing_of_each_socket(
+    make: Callable[..., Gateway], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Not where it was when it was given up: of thousands that takes longer than all else."""
+    gateway = make(timings={"retry_s": 0.05})
+    async with OldAgent(gateway.ws_url) as agent:
+        await agent.register(gateway.token())
+        with locked(gateway, tmp_path / "hosts.sqlite3"):
+            await asyncio.to_thread(gateway.end)
+    assert "graceful shutdown exceeded" in caplog.text
+    assert "Exception in ASGI application" not in caplog.text
+
+
 @contextmanager
 def busy(gateway: Gateway) -> Iterator[None]:
     """Have the store's thread at something else."""
