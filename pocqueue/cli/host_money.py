@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -70,8 +69,6 @@ def payout(
     from pocqueue.errors import SettingsError
     from pocqueue.hosts.pay import MICRO_PER_HYPER
 
-    if math.isnan(at_least):
-        raise SettingsError("--at-least is nan; allowed: a number of HYPER from 0.000001.")
     if made and (to_csv is not None or batch is not None):
         raise SettingsError("--list changes nothing: leave --csv and --batch out.")
     if to_csv is not None and str(to_csv) != "-":

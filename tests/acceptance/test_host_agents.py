@@ -97,6 +97,46 @@ def test_an_agent_does_the_test_job_and_can_be_killed_in_a_job(
         machine.process.kill()
 
 
+def test_the_job_of_a_killed_agent_goes_to_another_machine(hosts: Hosts, tmp_path: Path) -> None:
+    """Once the killed one counts as offline; it is paid once, and whoever comes back has none of it."""
+    need("bwrap", "bubblewrap")
+    machines: dict[str, Machine] = {}
+    try:
+        for name in ("a", "b"):
+            wallet = new_wallet()
+            token = hosts.store.owners.issue_token(wallet, proven=True).token
+            (tmp_path / name).mkdir()
+            machines[wallet] = Machine(tmp_path / name, hosts, token, "bubblewrap")
+        for wallet in machines:
+            completed(hosts, wallet, "test")
+        node_ids = {hosts.mine("nodes", wallet)[0]["id"]: wallet for wallet in machines}
+        job_id = hosts.store.jobs.submit(sleep(10)).id
+        wait_until(lambda: hosts.store.jobs.get(job_id).state == "running", PATIENCE_S, "the job")
+        [turn] = hosts.store.jobs.attempts(job_id)
+        killed = machines[node_ids[turn.node_id]]
+        killed.process.kill()
+        killed.process.wait()
+        node = hosts.store.nodes
+        wait_until(lambda: node.get(turn.node_id).relay is None, PATIENCE_S, "the socket's end")
+        [turn] = hosts.store.jobs.attempts(job_id)
+        # From then on it has as long as any silent node to be back; the next look gives the job away.
+        assert turn.lease_until_ms <= node.get(turn.node_id).last_ms + hosts.store.offline_ms
+        wait_until(lambda: hosts.store.jobs.get(job_id).state == "completed", PATIENCE_S, "its end")
+        lost, done = hosts.store.jobs.attempts(job_id)
+        assert (str(lost.outcome), lost.micro) == ("node_lost", 0)
+        assert (str(done.outcome), {lost.node_id, done.node_id}) == ("completed", {*node_ids})
+        assert done.micro >= 100_000
+        killed.start()
+        wait_until(lambda: node.get(lost.node_id).relay is not None, PATIENCE_S, "its return")
+        assert len(hosts.store.jobs.attempts(job_id)) == 2
+        assert hosts.store.ledger.differences() == []
+        for machine in machines.values():
+            machine.end()
+    finally:
+        for machine in machines.values():
+            machine.process.kill()
+
+
 def test_the_small_agent_does_the_test_job(hosts: Hosts) -> None:
     """One file and `websockets`, as the page says."""
     wallet = new_wallet()
