@@ -70,6 +70,11 @@ class Options:
     growth_s: float = GROWTH_S
     asking: asyncio.Lock = field(default_factory=asyncio.Lock, repr=False)
 
+    @property
+    def has_question(self) -> bool:
+        """Say whether a question stands before a run begins."""
+        return bool(self.format_serial) or not self.is_confirmed
+
     async def asked(self, question: str, *, is_hidden: bool = False) -> str:
         """Return a person's answer, who has to be there."""
         assert self.ask is not None

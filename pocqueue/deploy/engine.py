@@ -23,7 +23,9 @@ from pocqueue.deploy.errors import OutcomeUnknown, StepFailed
 from pocqueue.deploy.facts.parts import UnexpectedAnswer
 from pocqueue.deploy.journal import Journal, Undo
 from pocqueue.deploy.log import Level, LimitedOutput, Log, load_output
+from pocqueue.deploy.memory import Memory
 from pocqueue.deploy.remote_job import STATE_DIR, EndedMeanwhile, Job, run_job
+from pocqueue.deploy.result import Result
 from pocqueue.deploy.words import Command, Secret
 from pocqueue.files import replace_file
 
@@ -120,13 +122,25 @@ class Host:
     #: Folder of ours there.
     state_dir: str = STATE_DIR
     #: What steps have read; empty again after each change.
-    memory: dict[str, Any] = field(default_factory=dict)
+    memory: Memory = field(default_factory=Memory)
     #: What may be lost: the operator was told of exactly these.
     confirmed: set[str] = field(default_factory=set)
     #: Names of checks that may fail: the operator knows better.
     ignored: tuple[str, ...] = ()
     #: Of jobs, by name, the last start whose end was there to be seen at the last look.
     jobs: dict[str, str] = field(default_factory=dict)
+
+    async def look(self, command: Command, *, anew: bool = False) -> Result:
+        """Return the answer of a command that changes nothing: it runs once between two changes.
+
+        Args:
+            command: of facts.
+            anew: it runs in any case: time alone may have changed its answer.
+
+        Raises:
+            DeployError: as of `Connection.look`.
+        """
+        return await self.memory.look(command, self.connection.look, anew=anew)
 
 
 class Step(Protocol):

@@ -22,9 +22,8 @@ from pocqueue.deploy.log import Log
 from pocqueue.deploy.node_files import num_gpus
 from pocqueue.deploy.outside import Outside
 from pocqueue.deploy.preflight import Check, Seen, Verdict, Wanted, failures, preflight
-from pocqueue.deploy.steps.all_services import UPSTREAM_FILES, public_ports
+from pocqueue.deploy.steps.all_services import public_ports
 from pocqueue.deploy.steps.model import model_need
-from pocqueue.deploy.steps.mounted import compose_folder
 from pocqueue.deploy.steps.packages import read_software
 from pocqueue.deploy.steps.registration import participant_url
 from pocqueue.deploy.words import Command
@@ -65,7 +64,7 @@ async def look_at_server(
     system, gpus, software, disk, need, answered = await asyncio.gather(
         _read(host, system_facts(conf.volume_mount, wanted.urls)),
         _read(host, gpu_facts()),
-        read_software(host, compose_folder(conf), UPSTREAM_FILES),
+        read_software(host),
         _read(host, disk_facts(conf.volume_device, conf.volume_mount, samples=False)),
         model_need(host),
         _read(host, http_facts((seed,))),

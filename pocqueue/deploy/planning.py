@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from pocqueue.deploy.engine import Host, NotYet, Plan, Step
 from pocqueue.deploy.errors import DeployError, StepFailed, UnsafeDisk
@@ -27,28 +29,36 @@ class Planned:
 
 
 async def plan_steps(host: Host, steps: Sequence[Step]) -> list[Planned]:
-    """Look at every step, and change nothing.
+    """Look at every step, at all of them at once, and change nothing.
 
     Raises:
         DeployError: the server cannot be looked at.
     """
-    found = []
-    for step in steps:
-        try:
-            facts = await step.look(host)
-        except NotYet as exc:
-            found.append(Planned(step, "unknown", str(exc)))
-            continue
-        except (StepFailed, UnsafeDisk, UnexpectedAnswer) as exc:
-            found.append(Planned(step, "stop", str(exc)))
-            continue
-        if step.is_done(facts):
-            found.append(Planned(step, "skip", step.told(facts)))
-            continue
-        try:
-            plan = step.plan(facts)
-        except DeployError as exc:
-            found.append(Planned(step, "stop", str(exc)))
-        else:
-            found.append(Planned(step, "change", plan.what, plan))
+    looks = await asyncio.gather(*(step.look(host) for step in steps), return_exceptions=True)
+    found = [_planned(step, look) for step, look in zip(steps, looks, strict=True)]
+    if any(item.state == "stop" for item in found):
+        # What cannot be read now may be read by the run.
+        host.memory.clear()
     return found
+
+
+def _planned(step: Step, facts: Any) -> Planned:
+    """Return what is to be done.
+
+    Args:
+        step: that was looked at.
+        facts: what is so, or the error that came of the look.
+    """
+    if isinstance(facts, NotYet):
+        return Planned(step, "unknown", str(facts))
+    if isinstance(facts, StepFailed | UnsafeDisk | UnexpectedAnswer):
+        return Planned(step, "stop", str(facts))
+    if isinstance(facts, BaseException):
+        raise facts
+    if step.is_done(facts):
+        return Planned(step, "skip", step.told(facts))
+    try:
+        plan = step.plan(facts)
+    except DeployError as exc:
+        return Planned(step, "stop", str(exc))
+    return Planned(step, "change", plan.what, plan)

@@ -14,9 +14,9 @@ from pocqueue.deploy.facts.parts import UnexpectedAnswer, read_parts
 from pocqueue.deploy.folder import make_folders
 from pocqueue.deploy.lock import local_lock, server_lock, who_we_are
 from pocqueue.deploy.log import Log, local_now
-from pocqueue.deploy.steps.all_services import UPSTREAM_FILES
 from pocqueue.deploy.steps.keys_backup import KeysBackup
 from pocqueue.deploy.steps.mounted import compose_folder, looked, need_mounted
+from pocqueue.deploy.steps.services import UPSTREAM_FILES
 from pocqueue.deploy.words import Command
 
 #: Of the chain.
@@ -140,6 +140,8 @@ async def repair(conf: Conf, out: Log, options: Options) -> None:
             async with server_lock(
                 host.connection, who_we_are(local_now()), state_dir=options.state_dir
             ):
+                # Much may have happened while the question stood.
+                host.memory.clear()
                 await run_steps(
                     host,
                     (KeysBackup(step.phase), step),

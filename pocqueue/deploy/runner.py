@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 from pocqueue.deploy import report, verify
@@ -115,13 +116,24 @@ async def deploy(conf: Conf, out: Log, options: Options) -> None:
             show_checks(out, await look_at_server(host, options.outside), options.ignored)
             for line in report.parameters(host.conf):
                 out.info(line)
-            if not await is_wanted(host, options, await plan_steps(host, steps)):
-                return
-            async with server_lock(
-                host.connection, who_we_are(local_now()), state_dir=options.state_dir
-            ):
-                # Much may have happened while the question stood.
-                host.memory.clear()
+            async with AsyncExitStack() as stack:
+
+                async def lock() -> None:
+                    who = who_we_are(local_now())
+                    held = server_lock(host.connection, who, state_dir=options.state_dir)
+                    await stack.enter_async_context(held)
+                    # What was read before may be another run's past.
+                    host.memory.clear()
+
+                if not options.has_question:
+                    # Nobody else changes what is planned until it is done: it is read once.
+                    await lock()
+                if not await is_wanted(host, options, await plan_steps(host, steps)):
+                    return
+                if options.has_question:
+                    # It may have stood for days: all is read again, at once.
+                    await lock()
+                    await plan_steps(host, steps)
                 await run_steps(
                     host,
                     steps,

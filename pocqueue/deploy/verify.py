@@ -61,12 +61,13 @@ async def look_at_node(
         DeployError: something cannot be read at all.
     """
     conf = host.conf
-    docker = read_docker(await looked(host, _NAME, docker_facts(compose_folder(conf), ALL_FILES)))
+    # As it is now, whatever steps have seen.
+    host.memory.clear()
     seed = participant_url(conf.seed_api_url, conf.account_pubkey)
     urls = (HEALTH_URL, MODELS_URL, NODES_URL, SETUP_URL, seed)
-    answered, inside, system, skew, chain, world = await asyncio.gather(
+    (docker, inside), answered, system, skew, chain, world = await asyncio.gather(
+        _containers(host),
         looked(host, _NAME, http_facts(urls)),
-        _inside(host, docker),
         looked(host, _NAME, system_facts(conf.volume_mount)),
         skew_s(host),
         _chain(host),
@@ -116,19 +117,21 @@ async def _world(outside: Outside, conf: Conf) -> _World:
     )
 
 
-async def _inside(host: Host, docker: DockerFacts) -> Inside | None:
-    """Look into the service that has the GPUs, by its image: its name is another one in every release."""
+async def _containers(host: Host) -> tuple[DockerFacts, Inside | None]:
+    """Look at the services, and into the one that has the GPUs, by its image: its name is another one in every release."""
+    folder = compose_folder(host.conf)
+    docker = read_docker(await looked(host, _NAME, docker_facts(folder, ALL_FILES)))
     running = [service for service in docker.by_image(MLNODE) if service.state == "running"]
     if not running:
-        return None
-    command = inside_facts(compose_folder(host.conf), running[0].name, ALL_FILES)
-    return read_inside(await looked(host, _NAME, command))
+        return docker, None
+    command = inside_facts(folder, running[0].name, ALL_FILES)
+    return docker, read_inside(await looked(host, _NAME, command))
 
 
-async def _chain(host: Host) -> str:
+async def _chain(host: Host, *, anew: bool = False) -> str:
     """Return what the chain's node says of itself to the server; empty: it does not answer."""
     command = Command((compose_folder(host.conf),), script="node_status", sudo=True)
-    status = read_parts(await looked(host, _NAME, command), "status")["status"]
+    status = read_parts(await looked(host, _NAME, command, anew=anew), "status")["status"]
     return status.text if status.exit_code == 0 else ""
 
 
@@ -140,7 +143,7 @@ async def _chain_later(host: Host, chain: str, growth_s: float) -> str:
     except UnexpectedAnswer:
         return ""
     await asyncio.sleep(growth_s)
-    return await _chain(host)
+    return await _chain(host, anew=True)
 
 
 def _wanted(conf: Conf) -> WantedNode:

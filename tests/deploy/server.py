@@ -203,6 +203,12 @@ class Server:
         for connection in list(self.connections):
             connection.abort()
 
+    def hush(self) -> None:
+        """Neither hear nor answer on the connections that are open, which nobody ends: as where a laptop has slept."""
+        for connection in self.connections:
+            assert connection._transport is not None
+            connection._transport.pause_reading()
+
     async def change_host_key(self) -> None:
         """Be another server, by the look of it."""
         await self.stop()

@@ -33,7 +33,7 @@ class HasFile:
         return f"file {self.file}"
 
     async def look(self, host: Host) -> bool:
-        names = (await host.connection.look(Command(("ls",)))).stdout.split()
+        names = (await host.look(Command(("ls",)))).stdout.split()
         if self.needs and self.needs not in names:
             raise NotYet(f"until {self.needs} is there")
         return self.file in names

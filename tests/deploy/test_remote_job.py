@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from pocqueue.deploy import transport
 from pocqueue.deploy.connection import Connection
 from pocqueue.deploy.errors import OutcomeUnknown, StepFailed
 from pocqueue.deploy.remote_job import EndedMeanwhile, Job, run_job
@@ -88,6 +89,26 @@ async def test_a_job_outlives_the_connection(
     assert (end.exit_code, lines) == (3, ["first line é", "last line", "no end of line"])
     assert end.tail == tuple(lines)
     assert (server.root / "begun").read_text() == "begin it's a $word\n"
+
+
+async def test_a_connection_that_falls_silent_is_given_up(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where the laptop has slept: nobody ends it, and its silence is noticed; the job went on meanwhile, and is found again."""
+    monkeypatch.setattr(transport, "KEEPALIVE_S", 0.1)
+    lines: list[str] = []
+
+    def output(text: str) -> None:
+        if not lines:
+            server.hush()
+            run_to_the_end(server)
+        lines.extend(text.split("\n"))
+
+    async with connected(server, tmp_path) as connection:
+        end = await run_job(connection, job(), output, state_dir=str(server.root / "state"))
+    assert (end.exit_code, lines) == (3, ["first line é", "last line", "no end of line"])
+    assert (server.root / "begun").read_text().count("begin") == 1
+    assert server.num_connections > 1
 
 
 async def test_a_later_run_finds_the_job(server: Server, tmp_path: Path) -> None:

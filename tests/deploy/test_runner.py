@@ -6,6 +6,7 @@ import asyncio
 import io
 import stat
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,11 @@ import pytest
 import pytest_asyncio
 from typing_extensions import override
 
-from pocqueue.deploy import begin, runner
+from pocqueue.deploy import begin, runner, verify
 from pocqueue.deploy.begin import Options
 from pocqueue.deploy.conf import Conf
 from pocqueue.deploy.engine import Plan, Step
+from pocqueue.deploy.facts.account import account_address
 from pocqueue.deploy.host_key import fingerprint_of
 from pocqueue.deploy.journal import STILL_THERE
 from pocqueue.deploy.lock import local_lock
@@ -25,20 +27,27 @@ from pocqueue.deploy.runner import deploy, dry_run, rollback, run_all, status
 from pocqueue.deploy.words import Command, Secret
 from tests.deploy.confs import PASSWORD, conf
 from tests.deploy.server import Fault, Server, serving
-from tests.deploy.steps_of_tests import HasFile, tree, with_make_script
+from tests.deploy.steps_of_tests import HasFile, tree, with_make_script, with_scripts
 from tests.support.waiting import until
 
 
-@pytest_asyncio.fixture
-async def server(tmp_path: Path) -> AsyncIterator[Server]:
-    """A server of the test's own."""
-    async with serving(tmp_path) as server:
-        bin_dir = tmp_path / "bin"
+@asynccontextmanager
+async def serving_with_sudo(folder: Path) -> AsyncIterator[Server]:
+    """Run a server within the block that has nothing but the system's programs, and a sudo that asks nothing."""
+    async with serving(folder) as server:
+        bin_dir = folder / "bin"
         bin_dir.mkdir()
         sudo = bin_dir / "sudo"
         sudo.write_text('#!/bin/sh\nshift\nexec "$@"\n')
         sudo.chmod(0o755)
         server.env["PATH"] = f"{bin_dir}:/usr/sbin:/usr/bin:/sbin:/bin"
+        yield server
+
+
+@pytest_asyncio.fixture
+async def server(tmp_path: Path) -> AsyncIterator[Server]:
+    """A server of the test's own."""
+    async with serving_with_sudo(tmp_path) as server:
         yield server
 
 
@@ -129,6 +138,19 @@ async def test_a_run_asks_and_does_what_it_says(server: Server, tmp_path: Path) 
     assert not (server.root / "state" / "lock.who").exists()
 
 
+async def test_what_is_so_is_read_once(server: Server, tmp_path: Path) -> None:
+    """By all steps together, under the lock that keeps other runs away; once more where a question stood, as that may take days."""
+    one = node(server, tmp_path, SSH_HOST_KEY=fingerprint_of(server.host_key))
+    assert await Run(server, is_confirmed=True)(one) == 0
+    for run, num_looks in ((Run(server, is_confirmed=True), 1), (Run(server, "yes"), 2)):
+        server.commands.clear()
+        assert await run(one) == 0
+        assert "[EXEC]" not in run.text
+        assert server.commands.count("ls") == num_looks
+        [lock] = [n for n, line in enumerate(server.commands) if "lock.who" in line]
+        assert server.commands.index("ls", lock) > lock
+
+
 @pytest.mark.parametrize("answers", [("yes", "no"), ("yes", "y"), ("yes", "YES"), ("yes", "")])
 async def test_only_yes_begins(answers: tuple[str, ...], server: Server, tmp_path: Path) -> None:
     """Anything else ends it well, with nothing done."""
@@ -215,6 +237,60 @@ async def test_one_that_fails_does_not_hold_up_the_others(server: Server, tmp_pa
     assert "quick-newton [" in run.text
     assert any(line.startswith("other [") and "[ERROR]" in line for line in run.text.splitlines())
     assert (server.root / "runs").read_text() == "a\nb\n"
+
+
+async def test_eight_servers_go_through_all_phases_side_by_side(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No run waits for another one's: each phase ends on any of them only when it has begun on all, by a command that runs there."""
+    phases = range(1, verify.PHASE)
+    meets = 'echo "$1" >> begun; until [ -e "go-$1" ]; do sleep 0.02; done; touch "$1"\n'
+    with_scripts(monkeypatch, {"make": meets})
+    steps: list[Step] = [HasFile(f"{phase}", phase, by_job=phase % 2 == 0) for phase in phases]
+    monkeypatch.setattr(begin, "all_steps", lambda _conf, **_options: steps)
+    before, after = asyncio.Barrier(8), asyncio.Barrier(8)
+
+    async def look(*_args: Any) -> tuple[()]:
+        await before.wait()
+        return ()
+
+    async def look_again(*_args: Any, **_options: Any) -> None:
+        await after.wait()
+
+    monkeypatch.setattr(runner, "look_at_server", look)
+    monkeypatch.setattr(verify, "verify_node", look_again)
+    async with AsyncExitStack() as stack:
+        servers, confs = [], []
+        for number in range(8):
+            folder = tmp_path / f"{number}"
+            folder.mkdir()
+            server = await stack.enter_async_context(serving_with_sudo(folder))
+            pin = fingerprint_of(server.host_key)
+            changes = {"KEY_NAME": f"node{number}", "SSH_HOST_KEY": pin}
+            servers.append(server)
+            one = node(server, folder, **changes)
+            # For the report: no wallet is made here.
+            one.folder.mkdir(parents=True)
+            (one.folder / "warm_address.txt").write_text(account_address(one.account_pubkey))
+            confs.append(one)
+        run = Run(servers[0], is_confirmed=True, last=verify.PHASE)
+        # Of each server's own root, where its commands begin: they are on one machine here.
+        run.options = replace(run.options, state_dir="state")
+        running = asyncio.create_task(run(*confs))
+        for phase in phases:
+            begun = [server.root / "begun" for server in servers]
+            line = f"{phase}"
+            await until(
+                lambda begun=begun, line=line: (
+                    running.done()
+                    or all(path.exists() and line in path.read_text().split() for path in begun)
+                )
+            )
+            assert not running.done(), run.text
+            for server in servers:
+                (server.root / f"go-{phase}").touch()
+        assert await running == 0, run.text
+    assert run.text.count("Deployment completed successfully") == 8
 
 
 async def test_a_server_or_a_folder_in_use_is_left_alone(server: Server, tmp_path: Path) -> None:

@@ -84,8 +84,6 @@ class StackRun:
                 folder = self._folder(wheel, facts, image)
                 if is_compose and folder != image:
                     files = files_of(replace(conf, pocqueue_image=folder))
-                    # It was looked at with the other image.
-                    host.memory.clear()
                 wanted = Wanted(
                     places=self.places,
                     way=conf.pocqueue_run,

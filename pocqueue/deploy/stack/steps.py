@@ -94,7 +94,7 @@ class Wanted:
 async def read_facts(
     host: Host, places: Places, units: tuple[Unit, ...], files: Iterable[str], way: str, image: str
 ) -> StackFacts:
-    """Return what there is; read once for all steps, until something is changed.
+    """Return what there is.
 
     Args:
         host: the server.
@@ -107,17 +107,14 @@ async def read_facts(
     Raises:
         StepFailed, UnexpectedAnswer: it cannot be read.
     """
-    if (found := host.memory.get("stack")) is None:
-        command = stack_facts(
-            *(places.opt, places.etc, places.state, places.files(way), files),
-            [unit.name for unit in units],
-            way=way,
-            worker=next((unit.name for unit in units if unit.queue), ""),
-            image=image,
-        )
-        found = host.memory["stack"] = read_stack(await looked(host, "pocqueue", command))
-    assert isinstance(found, StackFacts)
-    return found
+    command = stack_facts(
+        *(places.opt, places.etc, places.state, places.files(way), files),
+        [unit.name for unit in units],
+        way=way,
+        worker=next((unit.name for unit in units if unit.queue), ""),
+        image=image,
+    )
+    return read_stack(await looked(host, "pocqueue", command))
 
 
 def _change(*words: str, stdin: tuple[str | Secret, ...] = (), timeout_s: float = 30.0) -> Command:

@@ -98,7 +98,7 @@ class AdminKeys:
         """Read authorized_keys."""
         if not self.keys:
             return KeyFacts(0, ())
-        found = await host.connection.look(Command(("look",), script="admin_keys"))
+        found = await host.look(Command(("look",), script="admin_keys"))
         if found.exit_code != 0:
             raise StepFailed(self.name, found.stdout.strip() or "cannot be read", tail=found.tail)
         there = {blob_of(line) for line in found.stdout.splitlines()}

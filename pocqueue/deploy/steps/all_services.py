@@ -28,10 +28,11 @@ from pocqueue.deploy.journal import Undo
 from pocqueue.deploy.node_files import NodeFile, num_gpus
 from pocqueue.deploy.remote_job import Job
 from pocqueue.deploy.steps.mounted import compose_folder, looked, need_mounted
-from pocqueue.deploy.steps.node_files import HasNodeFile
+from pocqueue.deploy.steps.node_files import OUR_FILE, HasNodeFile
 from pocqueue.deploy.steps.services import (
     BEFORE,
     DOWN,
+    UPSTREAM_FILES,
     ServicesState,
     last_lines,
     made_before,
@@ -39,9 +40,7 @@ from pocqueue.deploy.steps.services import (
 )
 from pocqueue.deploy.words import Command
 
-#: Upstream's compose files, and ours behind them.
-UPSTREAM_FILES = ("docker-compose.yml", "docker-compose.mlnode.yml")
-OUR_FILE = "docker-compose.pocqueue.yml"
+#: Upstream's, and ours behind them.
 ALL_FILES = (*UPSTREAM_FILES, OUR_FILE)
 PULL_S = 1_800
 UP_S = 300

@@ -30,29 +30,24 @@ def edited_file(host: Host) -> str:
     return f"{host.state_dir}/settings-edited"
 
 
-async def look_at_node(host: Host, name: str) -> NodeFacts:
+async def look_at_node(host: Host, name: str, *, anew: bool = False) -> NodeFacts:
     """Return how the node stands.
 
     Args:
         host: the server.
         name: of the step.
+        anew: as of `Host.look`.
 
     Raises:
         NotYet: it has no settings yet: it makes them when it first runs.
         StepFailed: it cannot be looked at, or a settings file is none.
     """
-    found = host.memory.get("node")
-    if not isinstance(found, NodeFacts):
-        found = host.memory["node"] = await _look(host, name)
-    return found
-
-
-async def _look(host: Host, name: str) -> NodeFacts:
     await need_mounted(host)
     folder = compose_folder(host.conf)
     waited = f"{host.state_dir}/jobs/{_JOB}/rc"
     command = node_facts(folder, edited_file(host), waited)
-    facts = read_node(await looked(host, name, command, needs=f"{folder}/docker-compose.yml"))
+    needs = f"{folder}/docker-compose.yml"
+    facts = read_node(await looked(host, name, command, needs=needs, anew=anew))
     for file, kind in facts.kinds.items():
         raise StepFailed(
             name, f"{folder}/{SETTINGS}/{file} is a {kind}: look at it and move it away."
@@ -73,11 +68,10 @@ async def look_for_blocks(host: Host, name: str) -> NodeFacts:
         NotYet: as `look_at_node`.
         StepFailed: the same; or it does not answer, and may have blocks: what a new node needs is not for one that has.
     """
-    for _ in range(_ASKS):
-        facts = await look_at_node(host, name)
+    for ask in range(_ASKS):
+        facts = await look_at_node(host, name, anew=ask > 0)
         if facts.has_blocks is not None:
             return facts
-        host.memory.pop("node", None)
         if facts.started_s is None:
             break
         await asyncio.sleep(_ASK_EVERY_S)

@@ -56,7 +56,7 @@ class HubProgram:
         """Ask it for its version."""
         await need_mounted(host)
         path = hub_program(host.conf.volume_mount)
-        said = await host.connection.look(Command((path, "version"), sudo=True))
+        said = await host.look(Command((path, "version"), sudo=True))
         return Program(path, said.stdout.strip()[:80] if said.exit_code == 0 else "")
 
     def told(self, facts: Program) -> str:
@@ -97,7 +97,7 @@ async def _loaded_before(host: Host) -> str:
     """Return the revision that the cache has as its newest: a run from another machine found it out; empty: none."""
     conf = host.conf
     path = f"{conf.hf_home}/hub/{cache_folder(conf.model_name)}/refs/main"
-    said = await host.connection.look(Command(("cat", "--", path), sudo=True))
+    said = await host.look(Command(("cat", "--", path), sudo=True))
     found = said.stdout.strip()
     return found if said.exit_code == 0 and re.fullmatch(r"[0-9a-f]{40}", found) else ""
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pocqueue.deploy.conf import Conf
 from pocqueue.deploy.engine import Host, NotYet
 from pocqueue.deploy.errors import StepFailed
-from pocqueue.deploy.result import Result
 from pocqueue.deploy.words import Command
 
 
@@ -16,13 +15,9 @@ async def need_mounted(host: Host) -> None:
         NotYet: it is not.
     """
     mount = host.conf.volume_mount
-    # Asked once between two changes: every step on the disk begins with this.
-    if host.memory.get("mounted") == mount:
-        return
-    said = await host.connection.look(Command(("mountpoint", "-q", "--", mount)))
+    said = await host.look(Command(("mountpoint", "-q", "--", mount)))
     if said.exit_code != 0:
         raise NotYet(f"until {mount} is mounted")
-    host.memory["mounted"] = mount
 
 
 def compose_folder(conf: Conf) -> str:
@@ -30,7 +25,9 @@ def compose_folder(conf: Conf) -> str:
     return f"{conf.gonka_path}/deploy/join"
 
 
-async def looked(host: Host, name: str, command: Command, *, needs: str = "") -> str:
+async def looked(
+    host: Host, name: str, command: Command, *, needs: str = "", anew: bool = False
+) -> str:
     """Return what a command of facts prints.
 
     Args:
@@ -38,12 +35,13 @@ async def looked(host: Host, name: str, command: Command, *, needs: str = "") ->
         name: of the step.
         command: prints facts.
         needs: path that it ends with code 66 without; empty: none.
+        anew: as of `Host.look`.
 
     Raises:
         NotYet: that path is not there yet.
         StepFailed: it ended otherwise.
     """
-    said: Result = await host.connection.look(command)
+    said = await host.look(command, anew=anew)
     if needs and said.exit_code == 66:
         raise NotYet(f"until {needs} is there")
     if said.exit_code != 0 or said.is_cut:

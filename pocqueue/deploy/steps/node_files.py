@@ -22,6 +22,10 @@ _PASSWORD_LINE = re.compile(r"^((?:export )?\w*PASSWORD\w*=).*", re.MULTILINE)
 #: cannot have a secret, as node_file.sh has it, too.
 _PRIVATE = frozenset({"config.env", ".env"})
 _SECRET_LINE = re.compile(r"^.*(?:pass|token|secret|key).*\n?", re.MULTILINE | re.IGNORECASE)
+#: Closes the ports that upstream's compose files open.
+OUR_FILE = "docker-compose.pocqueue.yml"
+#: All of them, which one look reads.
+_FILES = ("config.env", "node-config.json", ".env", OUR_FILE)
 _VARIABLE = re.compile(r"\s*(?:export\s+)?([A-Z][A-Z0-9_]{0,63})=")
 
 
@@ -79,10 +83,10 @@ class HasNodeFile:
         """Read the one on the server and the copy here."""
         await need_mounted(host)
         folder = compose_folder(host.conf)
-        command = Command(("look", folder, self.file), script="node_file", sudo=True)
+        command = Command(("look", folder, *_FILES), script="node_file", sudo=True)
         said = await looked(host, self.name, command, needs=folder)
-        parts = read_parts(said, "file", "hash")
-        stat = pairs("stat", parts["file"].wanted().text)
+        parts = read_parts(said, f"stat {self.file}", f"hash {self.file}")
+        stat = pairs("stat", parts[f"stat {self.file}"].wanted().text)
         file = await self.wanted(host)
         local = host.conf.folder / self.file
         try:
@@ -91,8 +95,9 @@ class HasNodeFile:
             )
         except OSError:
             is_local = False
-        before = parts["text"].text if "text" in parts else ""
-        hash_hex = _hash(parts["hash"])
+        text = parts.get(f"text {self.file}")
+        before = text.text if text else ""
+        hash_hex = _hash(parts[f"hash {self.file}"])
         is_same = self.file not in _PRIVATE or before.rstrip("\n") == file.text.rstrip("\n")
         return FileState(
             folder=folder,

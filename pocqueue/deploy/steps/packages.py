@@ -7,7 +7,6 @@ the operator's to add: their commands are shown, with the fingerprint of the key
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from pocqueue.deploy.engine import Host, Plan
@@ -22,7 +21,8 @@ from pocqueue.deploy.facts.packages import (
     remedy,
 )
 from pocqueue.deploy.remote_job import Job
-from pocqueue.deploy.steps.mounted import looked
+from pocqueue.deploy.steps.mounted import compose_folder, looked
+from pocqueue.deploy.steps.services import UPSTREAM_FILES
 from pocqueue.deploy.words import Command
 
 #: Seconds that another installation is waited for.
@@ -46,32 +46,33 @@ class Software:
         return missing(self.docker, self.packages)
 
 
-async def read_software(host: Host, folder: str = "", files: Iterable[str] = ()) -> Software:
-    """Return what a server has, and what apt offers where something is missing.
+async def read_software(host: Host) -> Software:
+    """Return what a server has, and what apt offers where something is missing; of docker also what other steps ask of it.
 
     Args:
         host: is read only.
-        folder: of the compose files; empty: they are not asked for.
-        files: their names, in their order.
 
     Raises:
         StepFailed, UnexpectedAnswer: it cannot be read.
     """
-    docker, packages = await asyncio.gather(_docker(host, folder, files), _packages(host))
+    docker, packages = await asyncio.gather(_docker(host), _packages(host))
     software = Software(docker, packages, host.conf.install == "yes")
     if not software.missing:
         return software
     packages = await _installed(host)
-    return Software(await _docker(host, folder, files), packages, software.installs)
+    docker = await _docker(host, anew=True)
+    return Software(docker, packages, software.installs)
 
 
-async def _docker(host: Host, folder: str, files: Iterable[str]) -> DockerFacts:
-    return read_docker(await looked(host, _NAME, docker_facts(folder, files)))
+async def _docker(host: Host, *, anew: bool = False) -> DockerFacts:
+    command = docker_facts(compose_folder(host.conf), UPSTREAM_FILES)
+    return read_docker(await looked(host, _NAME, command, anew=anew))
 
 
 async def _packages(host: Host, *names: str) -> PackageFacts:
     command = package_facts(f"{host.state_dir}/jobs/{_JOB}", *names)
-    return read_packages(await looked(host, _NAME, command))
+    # With names: they are asked until nothing is being installed.
+    return read_packages(await looked(host, _NAME, command, anew=bool(names)))
 
 
 async def _installed(host: Host) -> PackageFacts:

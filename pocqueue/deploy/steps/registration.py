@@ -70,13 +70,6 @@ async def look_at_participant(host: Host, name: str) -> Participant:
         StepFailed: the network is not reached: what it knows stays open.
         UnexpectedAnswer: its answer is not understood: the same.
     """
-    found = host.memory.get("participant")
-    if not isinstance(found, Participant):
-        found = host.memory["participant"] = await _look(host, name)
-    return found
-
-
-async def _look(host: Host, name: str) -> Participant:
     await need_mounted(host)
     conf = host.conf
     folder, url = compose_folder(conf), participant_url(conf.seed_api_url, conf.account_pubkey)

@@ -14,6 +14,8 @@ from pocqueue.deploy.steps.mounted import compose_folder, looked, need_mounted
 from pocqueue.deploy.words import Command
 
 COMPOSE_FILE = "docker-compose.yml"
+#: Upstream's compose files.
+UPSTREAM_FILES = (COMPOSE_FILE, "docker-compose.mlnode.yml")
 SERVICES = ("tmkms", "node")
 #: Seconds for images to be loaded.
 PULL_S = 1_800.0
@@ -66,7 +68,7 @@ async def made_before(host: Host, docker: DockerFacts) -> tuple[str, ...]:
         return ()
     if noted := host.journal.get(BEFORE):
         return tuple(noted)
-    said = await host.connection.look(Command(("test", "-e", ours_file(host)), sudo=True))
+    said = await host.look(Command(("test", "-e", ours_file(host)), sudo=True))
     return () if said.exit_code == 0 else found
 
 
@@ -86,7 +88,7 @@ async def last_lines(
         service = docker.service(name)
         if service is not None and not service.is_settled:
             words = (folder, "logs", "--no-color", "--tail", "100", name)
-            said = await host.connection.look(Command(words, script="compose", sudo=True))
+            said = await host.look(Command(words, script="compose", sudo=True))
             logs[name] = f"{said.stdout}\n{said.stderr}"
     return logs
 
@@ -107,7 +109,7 @@ class ServicesRun:
         """Read what runs, and the last lines of what does not stay up."""
         await need_mounted(host)
         folder = compose_folder(host.conf)
-        docker = read_docker(await looked(host, self.name, docker_facts(folder, [COMPOSE_FILE])))
+        docker = read_docker(await looked(host, self.name, docker_facts(folder, UPSTREAM_FILES)))
         if docker.services is None:
             raise NotYet(
                 f"until docker runs, and {folder} has its files"

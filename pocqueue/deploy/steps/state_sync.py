@@ -68,7 +68,7 @@ async def trust_problem(host: Host, config: str) -> str:
 
 async def _disagreement(host: Host, block: BlockId) -> str:
     for url in rpc_servers(host.conf):
-        said = await host.connection.look(_get(f"{url}block?height={block.height}"))
+        said = await host.look(_get(f"{url}block?height={block.height}"))
         try:
             found = read_block(said.stdout) if said.exit_code == 0 else None
         except UnexpectedAnswer:
@@ -89,7 +89,7 @@ async def _newest_trusted(host: Host, name: str, servers: tuple[str, str]) -> Bl
 
 
 async def _asked(host: Host, name: str, url: str) -> str:
-    said = await host.connection.look(_get(url))
+    said = await host.look(_get(url))
     if said.exit_code != 0 or said.is_cut:
         raise StepFailed(
             name,

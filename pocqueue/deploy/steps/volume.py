@@ -92,11 +92,8 @@ async def look_at_volume(host: Host, *, samples: bool = False, garbage_serial: s
 
 async def _look(host: Host, *, samples: bool) -> DiskFacts:
     conf = host.conf
-    known = host.memory.get("disk")
-    if not samples and isinstance(known, DiskFacts):
-        return known
     command = disk_facts(conf.volume_device, conf.volume_mount, samples=samples)
-    found = await host.connection.look(command)
+    found = await host.look(command)
     if found.exit_code != 0 or found.is_cut:
         raise StepFailed(
             "volume",
@@ -104,10 +101,7 @@ async def _look(host: Host, *, samples: bool) -> DiskFacts:
             exit_code_there=found.exit_code,
             tail=found.tail,
         )
-    facts = read_disk(conf.volume_device, conf.volume_mount, found.stdout)
-    # One look serves all steps until one of them changes something.
-    host.memory["disk"] = facts
-    return facts
+    return read_disk(conf.volume_device, conf.volume_mount, found.stdout)
 
 
 async def formatted_volume(host: Host) -> Volume:
@@ -270,7 +264,7 @@ class OwnMountPoint:
         volume = await formatted_volume(host)
         if not is_mounted(volume.disk, volume.mount):
             raise NotYet(f"until {volume.mount} is mounted")
-        said = await host.connection.look(Command(("stat", "-c", "%U", "--", volume.mount)))
+        said = await host.look(Command(("stat", "-c", "%U", "--", volume.mount)))
         if said.exit_code != 0:
             raise StepFailed(self.name, f"{volume.mount} cannot be looked at.", tail=said.tail)
         return Owner(volume.mount, said.stdout.strip(), host.conf.ssh_user)

@@ -99,13 +99,6 @@ async def look_at_wallet(host: Host, name: str, *, wait_s: float = KEY_TIMEOUT_S
         NotYet: there are no compose files yet.
         StepFailed: the keyring does not give the key's address.
     """
-    found = host.memory.get("wallet")
-    if not isinstance(found, Wallet):
-        found = host.memory["wallet"] = await _look(host, name, wait_s)
-    return found
-
-
-async def _look(host: Host, name: str, wait_s: float) -> Wallet:
     conf, password = host.conf, host.conf.keyring_password
     assert password is not None
     await need_mounted(host)
@@ -136,8 +129,9 @@ async def _look(host: Host, name: str, wait_s: float) -> Wallet:
 
 async def _settled(host: Host, place: WalletPlace, name: str, wait_s: float) -> WalletFacts:
     """Return how it stands when no `keys add` runs."""
-    for _ in range(1 + int(wait_s / _EVERY_S)):
-        facts = await _facts(host, place, name)
+    command, needs = wallet_facts(place), f"{place.folder}/docker-compose.yml"
+    for look in range(1 + int(wait_s / _EVERY_S)):
+        facts = read_wallet(await looked(host, name, command, needs=needs, anew=look > 0))
         if not facts.is_being_made:
             return facts
         await asyncio.sleep(_EVERY_S)
@@ -146,16 +140,11 @@ async def _settled(host: Host, place: WalletPlace, name: str, wait_s: float) -> 
     )
 
 
-async def _facts(host: Host, place: WalletPlace, name: str) -> WalletFacts:
-    needs = f"{place.folder}/docker-compose.yml"
-    return read_wallet(await looked(host, name, wallet_facts(place), needs=needs))
-
-
 async def _address(host: Host, place: WalletPlace, password: Secret, name: str) -> str:
     inferenced = ("inferenced", "keys", "show", place.name, "-a", "--keyring-backend", "file")
     words = (place.folder, "run", "--rm", "--no-deps", "-T", "api", *inferenced)
     show = Command(words, (password, "\n"), script="compose", sudo=True, timeout_s=KEY_TIMEOUT_S)
-    said = await host.connection.look(show)
+    said = await host.look(show)
     if said.exit_code != 0:
         problem = key_problem(said.stdout + said.stderr)
         tail = said.tail if problem is KeyProblem.UNKNOWN else ()

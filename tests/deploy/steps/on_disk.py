@@ -36,13 +36,15 @@ class OnDisk:
     disk: Path
 
     async def run(self, *steps: Step) -> list[str]:
-        """Run steps; return the lines that this wrote, without times."""
+        """Run steps, which know nothing of an earlier look; return the lines that this wrote, without times."""
+        self.host.memory.clear()
         before = len(self.console.getvalue().splitlines())
         await run_steps(self.host, steps, now=lambda: "2026-01-02 03:04:05")
         return self._lines(before)
 
     async def plan(self, step: Step) -> Plan:
-        """Return what a step would do."""
+        """Return what a step would do now."""
+        self.host.memory.clear()
         return step.plan(await step.look(self.host))
 
     @property

@@ -71,10 +71,10 @@ async def test_a_node_is_set_up_once(tmp_path: Path) -> None:
     """Lines are edited, files of before kept, the node started anew; a second run changes nothing, and asks no server."""
     async with on_disk(tmp_path) as here:
         with pytest.raises(NotYet, match=r"docker-compose\.yml is there"):
-            await STEPS[0].look(here.host)
+            await STEPS[0].look(here.later().host)
         here.has_project()
         with pytest.raises(NotYet, match="until the node has made"):
-            await STEPS[0].look(here.host)
+            await STEPS[0].look(here.later().host)
         shutil.rmtree(here.disk / "gonka")
         await runs(here)
         before = {name: text_of(here, name) for name in ("config.toml", "app.toml")}

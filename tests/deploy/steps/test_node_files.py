@@ -181,6 +181,22 @@ async def test_a_file_of_ours_goes_where_there_was_none(tmp_path: Path) -> None:
         assert list(join.iterdir()) == []
 
 
+async def test_a_full_disk_leaves_no_half_a_file(tmp_path: Path) -> None:
+    """The file of before stays as it was; the next run goes on once there is space."""
+    async with on_disk(tmp_path) as here:
+        here.join.mkdir(parents=True)
+        (here.join / "config.env").write_text("theirs\n")
+        here.server.sftp_full = True
+        with pytest.raises(StepFailed, match=r"No space left .*is as it was"):
+            await here.run(*STEPS)
+        assert (here.join / "config.env").read_text() == "theirs\n"
+        assert not any((here.join / name).exists() for name in NAMES[1:])
+        here.server.sftp_full = False
+        lines = await here.later().run(*STEPS)
+        assert len([line for line in lines if line.startswith("[OK] ")]) == len(NAMES)
+        assert not list(here.join.glob("*tmp*"))
+
+
 async def test_a_link_in_the_place_is_not_followed(tmp_path: Path) -> None:
     """It could lead anywhere."""
     async with on_disk(tmp_path) as here:

@@ -38,7 +38,7 @@ async def test_services_are_started_once(tmp_path: Path) -> None:
         assert (await here.host.connection.run(undo.command())).exit_code == 0
         assert here.fakes.state("volumes-removed") == ""
         assert (here.join / ".inference" / "config" / "node_key.json").exists()
-        assert not (await STEP.look(here.host)).docker.services
+        assert not (await STEP.look(here.later().host)).docker.services
         shutil.rmtree(here.join)
         assert (await here.host.connection.run(undo.command())).exit_code == 0
         # Containers have that long to end; what is longer than a command may take would stop the rollback.
