@@ -8,6 +8,7 @@ import stat
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -277,15 +278,15 @@ async def test_eight_servers_go_through_all_phases_side_by_side(
         # Of each server's own root, where its commands begin: they are on one machine here.
         run.options = replace(run.options, state_dir="state")
         running = asyncio.create_task(run(*confs))
-        for phase in phases:
-            begun = [server.root / "begun" for server in servers]
-            line = f"{phase}"
-            await until(
-                lambda begun=begun, line=line: (
-                    running.done()
-                    or all(path.exists() and line in path.read_text().split() for path in begun)
-                )
+        begun = [server.root / "begun" for server in servers]
+
+        def has_begun(phase: str) -> bool:
+            return running.done() or all(
+                path.exists() and phase in path.read_text().split() for path in begun
             )
+
+        for phase in map(str, phases):
+            await until(partial(has_begun, phase))
             assert not running.done(), run.text
             for server in servers:
                 (server.root / f"go-{phase}").touch()

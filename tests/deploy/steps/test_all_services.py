@@ -104,7 +104,7 @@ async def test_all_services_come_up(disk: OnDisk) -> None:
     assert {port.port for port in published if port.is_open} == {5000, 8000}
     undo = disk.host.journal.undos[-1]
     assert (await disk.host.connection.run(undo.command())).exit_code == 0
-    assert not await services(disk)
+    assert not await services(disk.later())
     assert not disk.fakes.state("volumes-removed")
 
 
