@@ -204,7 +204,8 @@ class Delivery:
         except UnknownRound:
             raise Over("the round is forgotten") from None
         if not status.state.is_active:
-            return False
+            # What was found last may have come since this looked, before the end.
+            return bool(self.backend.store.read_proofs(status, self._cursor, count=1))
         # In a thread: the receiver may end a connection meanwhile, and the loop has to hear of it.
         await asyncio.to_thread(
             self.backend.store.read_proofs, status, self._cursor, count=1, block_ms=WAIT_MS

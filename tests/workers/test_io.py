@@ -22,6 +22,7 @@ from pocqueue.errors import StoreUnavailable
 from pocqueue.poc.backoff import Backoff
 from pocqueue.rounds.backend import Backend
 from pocqueue.rounds.callbacks import Callbacks, CallbackTimings
+from pocqueue.rounds.records import RoundStatus
 from pocqueue.rounds.spec import RoundState
 from pocqueue.rounds.store import Keys
 from tests.support.callback_receiver import answering
@@ -349,6 +350,25 @@ async def test_a_task_that_stays_sends_what_is_found_at_once(
     assert await task == "5 nonces delivered, 0 refused"
     assert receiver.nonces == list(range(5))
     assert backend.callbacks.progress(round_id).lease == ""
+
+
+async def test_what_is_found_just_before_the_end_is_sent_at_once(
+    backend: Backend, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between a look for proofs and the one at the round, which is over."""
+    round_id = _round(backend, receiver.url, 1)
+    _, token = await _claim(backend)
+    status_of = backend.store.status
+
+    def end_with_a_find(round_id: str) -> RoundStatus:
+        if receiver.nonces == [0]:
+            find(backend, round_id, 1, 1)
+            backend.store.close(round_id, RoundState.STOPPED, "")
+        return status_of(round_id)
+
+    monkeypatch.setattr(backend.store, "status", end_with_a_find)
+    assert await staying(backend, round_id, token, lambda: True) == "2 nonces delivered, 0 refused"
+    assert receiver.nonces == [0, 1]
 
 
 async def test_a_task_that_stays_ends_with_its_worker(backend: Backend, receiver: Receiver) -> None:
