@@ -93,7 +93,7 @@ def check(
 def _print(report: Report) -> None:
     from rich.text import Text
 
-    table = columns("row", "state", "measured", "wanted")
+    table = columns("row", "state", "measured", "wanted", words=("measured", "wanted"))
     for row in report.rows:
         name = row.name if row.gpu is None else f"{row.name} {row.gpu}"
         state = Text(row.state, _MARKS[row.state])

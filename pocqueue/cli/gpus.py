@@ -38,6 +38,7 @@ def gpus(as_json: Json = False) -> None:
     table = columns(
         *("queue", "host", "device", "model", "engine"),
         right=("nonces/s (shape)", "load", "checked", "last seen"),
+        words=("host", "device", "model"),
     )
     table.add_column("state")
     for gpu in pool:

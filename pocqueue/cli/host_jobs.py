@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Jobs for GPU hosts.", no_args_is_help=True)
 
 JobId = Annotated[str, typer.Argument(metavar="JOB", help="Its id, as `list` shows it.")]
+#: Letters of what a job runs, in the list; `show` has all of them.
+_SHOWN = 120
 State = Literal["queued", "leased", "running", "completed", "failed", "cancelled"]
 
 
@@ -98,9 +100,12 @@ def list_jobs(
         return
     from rich.markup import escape
 
-    table = columns("job", "kind", "what", "state", "why", right=("tries", "age"))
+    names = ("job", "kind", "what", "state", "why")
+    table = columns(*names, right=("tries", "age"), words=("what", "why"))
     for job in jobs:
-        cells = (job.id, job.kind, _what(job), str(job.state), job.reason or "")
+        what = _what(job)
+        shown = what if len(what) <= _SHOWN else f"{what[: _SHOWN - 1]}…"
+        cells = (job.id, job.kind, shown, str(job.state), job.reason or "")
         age = seconds(max(0, now_ms - job.created_ms) / 1000)
         table.add_row(*(escape(cell) for cell in cells), str(job.attempts), age)
     if jobs:
@@ -189,8 +194,7 @@ def _parameters(
 def _what(job: Job) -> str:
     text = " ".join(job.spec.get("argv") or ())
     image = job.spec.get("image")
-    shown = f"{image} {text}".strip() if image else text
-    return shown if len(shown) <= 60 else f"{shown[:57]}…"
+    return f"{image} {text}".strip() if image else text
 
 
 def _view(job: Job) -> dict[str, Any]:

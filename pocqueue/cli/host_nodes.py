@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -66,7 +67,8 @@ def node_list(
         return
     from rich.markup import escape
 
-    table = columns("node", "wallet", "host", "GPUs", "status", right=("heard",))
+    words = ("host", "GPUs", "status")
+    table = columns("node", "wallet", *words, right=("heard",), words=words)
     for node in nodes:
         stands = status[node.id] + ("" if node.proven else ", pay is held")
         words = (node.id, node.wallet, node.hostname, _gpus(node), stands)
@@ -145,8 +147,8 @@ def _tell(node: Node, what: str) -> None:
 
 
 def _gpus(node: Node) -> str:
-    names = [gpu.name if gpu.healthy else f"{gpu.name} (out)" for gpu in node.gpus]
-    return ", ".join(names) or "none"
+    alike = Counter(gpu.name if gpu.healthy else f"{gpu.name} (out)" for gpu in node.gpus)
+    return ", ".join(f"{num} {name}" if num > 1 else name for name, num in alike.items()) or "none"
 
 
 def _view(node: Node, status: str) -> dict[str, Any]:

@@ -46,7 +46,8 @@ def list_messages(
     if as_json:
         print_json(shown)
         return
-    table = columns("id", "state", "kind", "receiver", "why", right=("nonces", "tries", "age"))
+    names = ("id", "state", "kind", "receiver", "why")
+    table = columns(*names, right=("nonces", "tries", "age"), words=("why",))
     for one in shown:
         table.add_row(*_row(one))
     if shown:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +27,7 @@ EXIT_BAD_INPUT = 2
 #: The shell's code for Ctrl-C.
 EXIT_INTERRUPTED = 130
 
-#: Columns of tables that do not go to a terminal.
+#: Columns of tables that do not go to a terminal, at least.
 PIPE_WIDTH = 200
 
 
@@ -48,13 +48,21 @@ def is_plain(view: Console) -> bool:
     return not view.encoding.lower().startswith("utf")
 
 
-def columns(*left: str, right: Iterable[str] = ()) -> Table:
-    """Make a table without lines: of columns of words, then columns of numbers."""
-    from rich.table import Table
+def columns(*left: str, right: Iterable[str] = (), words: Collection[str] = ()) -> Table:
+    """Make a table without lines, whose cells stay whole in a window of any width.
 
-    table = Table(*left, box=None, padding=(0, 2, 0, 0))
+    Args:
+        left: names of columns.
+        right: of those of numbers, which come after them.
+        words: of ``left``, those whose cells are words, which may go on in the next line.
+    """
+    from pocqueue.cli.listing import Listing
+
+    table = Listing(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    for name in left:
+        table.add_column(name, no_wrap=name not in words, overflow="fold")
     for name in right:
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     return table
 
 
@@ -161,13 +169,16 @@ def interruptible() -> Iterator[None]:
 
 
 def seconds(value: float) -> str:
-    """Write a duration: ``0.4 s``, ``12 s``, ``5 min 30 s``."""
+    """Write a duration: ``0.4 s``, ``12 s``, ``5 min 30 s``, ``5 h 03 min``, ``12 days``."""
     if value < 10:
         return f"{value:.1f} s"
     if value < 120:
         return f"{value:.0f} s"
     minutes, rest = divmod(round(value), 60)
-    return f"{minutes} min {rest:02d} s"
+    if minutes < 120:
+        return f"{minutes} min {rest:02d} s"
+    hours, rest = divmod(minutes, 60)
+    return f"{hours} h {rest:02d} min" if hours < 48 else f"{hours // 24} days"
 
 
 def percent(value: float) -> str:

@@ -127,7 +127,7 @@ def peers(http_port: HttpPort = None, as_json: Json = False, env_file: EnvFile =
             peer["node_id"],
             peer["role"],
             f"{peer['host']}:{peer['port']}",
-            short(peer["account"]),
+            peer["account"],
             "" if peer["rtt_s"] is None else f"{peer['rtt_s'] * 1000:.1f} ms",
             seconds(peer["age_s"]),
         )
@@ -144,7 +144,7 @@ def tasks(http_port: HttpPort = None, as_json: Json = False, env_file: EnvFile =
     if not found:
         console().print("No tasks. `pocqueue pouw task submit digits --reward 50` orders one.")
         return
-    table = columns("task", "name", "data", right=("reward", "slots", "accuracy"))
+    table = columns("task", "name", "data", right=("reward", "slots", "accuracy"), words=("name",))
     table.add_column("state")
     for task in found:
         right = "" if task["accuracy"] is None else percent(task["accuracy"])
@@ -244,7 +244,7 @@ def _print_block(found: dict[str, Any]) -> None:
         ("final", "yes" if found["is_final"] else "not yet"),
     ]
     view.print(facts(rows))
-    table = columns("checked", "result", "of what")
+    table = columns("checked", "result", "of what", words=("of what",))
     for check in found["checks"]:
         table.add_row(
             check["rule"],

@@ -10,7 +10,7 @@ import typer
 
 from pocqueue.cli.options import EnvFile, Json
 from pocqueue.cli.output import columns, console, facts, percent, plain, print_json, seconds
-from pocqueue.cli.pouw_client import HttpPort, ask, short
+from pocqueue.cli.pouw_client import HttpPort, ask
 from pocqueue.words import counted
 
 
@@ -34,13 +34,13 @@ def committee(http_port: HttpPort = None, as_json: Json = False, env_file: EnvFi
             ("away", _away(found)),
         ]
         view.print(facts(rows))
-        table = columns("member", "name", "account", "heard")
+        table = columns("member", "name", "account", "heard", words=("name", "heard"))
         for one in found["members"]:
             name = one["name"] or "-"
             table.add_row(
                 f"{one['place']}",
                 f"{name} (this node)" if one["is_self"] else name,
-                short(one["account"]),
+                one["account"],
                 _heard(one),
             )
         view.print(table)
@@ -66,12 +66,12 @@ def alerts(http_port: HttpPort = None, as_json: Json = False, env_file: EnvFile 
     if not found["alerts"]:
         view.print("No alerts.")
         return
-    table = columns("time", "type", "source", "detail")
+    table = columns("time", "type", "source", "detail", words=("detail",))
     for one in found["alerts"]:
         moment = datetime.fromisoformat(one["time"]).astimezone()
         table.add_row(
             f"{moment:%Y-%m-%d %H:%M:%S}",
-            *plain(one["type"], short(one["source_peer"]), one["detail"]),
+            *plain(one["type"], one["source_peer"], one["detail"]),
         )
     view.print(table)
 

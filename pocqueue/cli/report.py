@@ -106,9 +106,8 @@ def print_rounds(statuses: Sequence[RoundStatus]) -> None:
     table = columns(
         *("round", "state", "started", "block", "model"),
         right=("left", "checked", "valid", "per second"),
+        words=("model",),
     )
-    for column in table.columns:
-        column.no_wrap = True
     for status in statuses:
         table.add_row(
             status.round_id,

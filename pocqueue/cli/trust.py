@@ -31,7 +31,7 @@ def list_cheats(as_json: Json = False, env_file: EnvFile = None) -> None:
     if not cheats:
         console().print("No big node was caught cheating.")
         return
-    table = columns("big node", "caught", "session", "how")
+    table = columns("big node", "caught", "session", "how", words=("how",))
     for cheat in cheats:
         table.add_row(
             *map(escape, (cheat.url, cheat.caught, cheat.session_id[:64], cheat.reason[:200]))

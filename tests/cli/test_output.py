@@ -13,7 +13,7 @@ import pytest
 import typer
 from typing_extensions import override
 
-from pocqueue.cli.output import EXIT_INTERRUPTED, interruptible, note_unlike, show_status
+from pocqueue.cli.output import EXIT_INTERRUPTED, interruptible, note_unlike, seconds, show_status
 from pocqueue.cli.progress import progress
 from pocqueue.errors import NodeError
 from pocqueue.settings import Settings
@@ -54,6 +54,22 @@ def test_watching_outlasts_an_outage(capsys: pytest.CaptureFixture[str], as_json
         assert shown.index('"a": 1') < shown.index("It is away.") < shown.index('"a": 2')
     else:
         assert shown == "a is 1\nIt is away.\na is 2\n"
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (0.44, "0.4 s"),
+        (119.4, "119 s"),
+        (330, "5 min 30 s"),
+        (7199, "119 min 59 s"),
+        (18_200, "5 h 03 min"),
+        (50 * 3600, "2 days"),
+    ],
+)
+def test_durations_are_read_at_a_glance(value: float, shown: str) -> None:
+    """Of what was an hour ago nobody wants the seconds."""
+    assert seconds(value) == shown
 
 
 def test_ctrl_c_ends_a_command_with_its_code(capsys: pytest.CaptureFixture[str]) -> None:
