@@ -67,8 +67,8 @@ def node_list(
         return
     from rich.markup import escape
 
-    words = ("host", "GPUs", "status")
-    table = columns("node", "wallet", *words, right=("heard",), words=words)
+    about = ("host", "GPUs", "status")
+    table = columns("node", "wallet", *about, right=("heard",), words=about)
     for node in nodes:
         stands = status[node.id] + ("" if node.proven else ", pay is held")
         words = (node.id, node.wallet, node.hostname, _gpus(node), stands)

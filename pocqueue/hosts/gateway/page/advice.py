@@ -23,13 +23,16 @@ class Note:
     gpu: str = ""  #: which of its GPUs: ``GPU 0``
 
 
-def notes_of(node: Node, status: NodeStatus, test: Sequence[Any], until: str) -> Iterator[Note]:
+def notes_of(
+    node: Node, status: NodeStatus, test: Sequence[Any], until: str, *, is_owner: bool
+) -> Iterator[Note]:
     """Yield what there is to say of a node, the most urgent first.
 
     Args:
         status: as it stands now.
         test: rows of its newest self-test.
         until: when its pause ends, as a person reads it.
+        is_owner: it is read by its owner, signed in.
     """
     yield from _about_status(node, status, until)
     if not node.proven:
@@ -38,7 +41,7 @@ def notes_of(node: Node, status: NodeStatus, test: Sequence[Any], until: str) ->
             "held",
             "It joined with a token that was asked for without this wallet's signature: it gets its test job alone, "
             "and what it earns is held.",
-            "If it is yours, sign in and adopt it; if not, revoke it.",
+            f"If it is yours, {'' if is_owner else 'sign in and '}adopt it under Manage; if not, revoke it.",
         )
     yield from _about_test(node, test)
     if node.protocol > 1 and node.isolation == "none" and not any(map(_is_sandbox, test)):

@@ -21,7 +21,6 @@ from pocqueue.hosts.errors import DatabaseUnavailable, WalletRefused
 from pocqueue.hosts.gateway.access import COOKIE, end_session, wallet_of
 from pocqueue.hosts.gateway.limits import MAX_PAGES, MAX_SOCKETS, TooManyPages
 from pocqueue.hosts.gateway.page.feed import Feed
-from pocqueue.hosts.gateway.page.rows import clock
 from pocqueue.hosts.gateway.page.view import SHOWN, Asked, View, read, templates
 from pocqueue.hosts.gateway.routes.decisions import Decision, decide, end_token
 from pocqueue.hosts.gateway.routes.owners import issue
@@ -202,7 +201,6 @@ def page_router(parts: Parts, *, ws_port: int, require_proof: bool) -> APIRouter
                 view = await hub.db(read, hub.store, asked, is_owner=asked.wallet == own)
         except WalletRefused as exc:
             asked, problem = Asked(), exc
-        now_ms = hub.store.now_ms()
         text = templates.get_template("app.html").render(
             view=view,
             wallet=asked.wallet,
@@ -210,8 +208,7 @@ def page_router(parts: Parts, *, ws_port: int, require_proof: bool) -> APIRouter
             token=made,
             endpoint=_endpoint(request),
             problem="" if problem is None else str(problem),
-            now=iso(now_ms),
-            now_clock=clock(now_ms),
+            now=iso(hub.store.now_ms()),
         )
         status = 200 if problem is None else problem.http_status
         return HTMLResponse(text, status_code=status, headers=_PRIVATE)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import groupby
 from typing import Any, Final
 
 from pocqueue.hosts.gateway.page.advice import Note, notes_of
@@ -35,7 +35,7 @@ _KINDS: Final = {"payout": "Paid out", "forfeit": "Forfeited", "correction": "Co
 
 @dataclass(frozen=True, slots=True)
 class GpuRow:
-    """A GPU of a node."""
+    """A GPU of a node, or several of which there is nothing else to say."""
 
     name: str
     vram: str
@@ -43,6 +43,8 @@ class GpuRow:
     reason: str
     load: Load | None
     job_id: str  #: that holds it; empty: none
+    num: int = 1
+    number: int = 0  #: of the first one, among those of the node
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,13 +109,13 @@ class TokenRow:
     address: str
 
 
-def clock(at_ms: int) -> str:
-    """Write a time as a person reads it.
+def clock(at: str) -> str:
+    """Write a time of `iso` as a person reads it.
 
-    >>> clock(0)
+    >>> clock(iso(0))
     '1970-01-01 00:00 UTC'
     """
-    return f"{datetime.datetime.fromtimestamp(at_ms / 1000, datetime.UTC):%Y-%m-%d %H:%M} UTC"
+    return f"{at[:16].replace('T', ' ')} UTC"
 
 
 def node_row(
@@ -137,16 +139,16 @@ def node_row(
         is_owner: for its owner, signed in.
     """
     holders = {uuid: one.job_id for one in work for uuid in one.gpu_uuids}
-    until = "" if node.paused_until_ms is None else clock(node.paused_until_ms)
+    until = "" if node.paused_until_ms is None else clock(iso(node.paused_until_ms))
     return NodeRow(
         id=node.id,
         hostname=node.hostname,
         status=status,
         earned=hyper(micro),
         held=not node.proven,
-        gpus=tuple(_gpu(gpu, loads.get(gpu.uuid), holders.get(gpu.uuid, "")) for gpu in node.gpus),
+        gpus=tuple(_gpus(node.gpus, loads, holders)),
         work=tuple(work),
-        notes=tuple(notes_of(node, status, test, until)),
+        notes=tuple(notes_of(node, status, test, until, is_owner=is_owner)),
         agent=node.agent_version or ("" if node.protocol > 1 else "an older one, without a key"),
         os=node.os,
         isolation=node.isolation,
@@ -168,6 +170,16 @@ def _decisions(node: Node) -> Iterator[str]:
     if node.key is not None and node.relay is not None:
         yield "rotate-key"
     yield "revoke"
+
+
+def _gpus(
+    gpus: Sequence[Gpu], loads: Mapping[str, Load | None], holders: Mapping[str, str]
+) -> Iterator[GpuRow]:
+    rows, number = [_gpu(gpu, loads.get(gpu.uuid), holders.get(gpu.uuid, "")) for gpu in gpus], 0
+    for row, alike in groupby(rows):
+        num = len(list(alike))
+        yield replace(row, num=num, number=number)
+        number += num
 
 
 def _gpu(gpu: Gpu, load: Load | None, job_id: str) -> GpuRow:

@@ -16,6 +16,7 @@ from pocqueue.hosts.gateway.page.rows import (
     JobRow,
     NodeRow,
     TokenRow,
+    clock,
     earning_row,
     job_row,
     node_row,
@@ -43,6 +44,8 @@ templates = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
+#: Who has JavaScript reads how long ago it was instead.
+templates.filters["clock"] = clock
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +75,7 @@ class Glance:
     num: dict[str, int]  #: of nodes, by `SHOWN`
     num_held: int  #: nodes whose pay is held
     num_unfit: int
+    num_stopped: int  #: banned, paused, or drained by the operator
     earned: str
     held: str  #: empty: nothing
     paid: str
@@ -157,7 +161,7 @@ def read(store: HostStore, asked: Asked, *, is_owner: bool, before: View | None 
         for one in store.overview.standings(wallet)
     ]
     chosen = [pair for pair in standings if asked.show in _groups(*pair)]
-    page, more_nodes = _paged(chosen, asked.nodes)
+    page, more_nodes = _paged(sorted(chosen, key=_place), asked.nodes)
     ids = [one.node.id for one, _ in page]
     have = store.overview.nodes(ids)
     work = store.overview.work(ids)
@@ -192,6 +196,7 @@ def read(store: HostStore, asked: Asked, *, is_owner: bool, before: View | None 
             {name: num[name] for name in SHOWN},
             sum(not one.node.proven for one, _ in standings),
             sum(one.is_unfit for one, _ in standings),
+            sum(_is_stopped(*pair) for pair in standings),
             hyper(balance.earned + balance.held),
             hyper(balance.held) if balance.held else "",
             hyper(balance.paid),
@@ -234,23 +239,35 @@ def _groups(one: Standing, status: NodeStatus) -> Iterator[str]:
     yield "all"
     if status in {"online", "busy", "offline"}:
         yield status
-    is_admins = one.node.state == "draining" and one.node.drained_by == "admin"
-    is_out = status in {"offline", "paused", "banned"}
-    if is_out or is_admins or one.is_unfit or not one.node.proven:
+    if status == "offline" or _is_stopped(one, status) or one.is_unfit or not one.node.proven:
         yield "mend"
+
+
+def _is_stopped(one: Standing, status: NodeStatus) -> bool:
+    is_admins = one.node.state == "draining" and one.node.drained_by == "admin"
+    return status in {"paused", "banned"} or is_admins
+
+
+def _place(pair: tuple[Standing, NodeStatus]) -> tuple[int, int, str]:
+    """Return where a node stands: what is to mend before what is well, then the newest first."""
+    node = pair[0].node
+    return int("mend" not in _groups(*pair)), -node.first_ms, node.id
 
 
 def _paged(
     found: Sequence[tuple[Standing, NodeStatus]], cursor: str
 ) -> tuple[Sequence[tuple[Standing, NodeStatus]], str]:
-    """Return a page of nodes, which are newest first, and the cursor of the next one; empty: there is none."""
-    first_ms, _, node_id = cursor.partition(".")
-    if _is_number(first_ms) and node_id:
-        at = (-int(first_ms), node_id)
-        found = [pair for pair in found if (-pair[0].node.first_ms, pair[0].node.id) > at]
+    """Return a page of nodes, which are in their places, and the cursor of the next one; empty: there is none."""
+    is_well, _, rest = cursor.partition(".")
+    first_ms, _, node_id = rest.partition(".")
+    if _is_number(is_well) and _is_number(first_ms) and node_id:
+        at = (int(is_well), -int(first_ms), node_id)
+        found = [pair for pair in found if _place(pair) > at]
     page = found[:PAGE]
-    last = page[-1][0].node if len(found) > PAGE else None
-    return page, "" if last is None else f"{last.first_ms}.{last.id}"
+    if len(found) <= PAGE:
+        return page, ""
+    well, minus_ms, last_id = _place(page[-1])
+    return page, f"{well}.{-minus_ms}.{last_id}"
 
 
 def _is_number(text: str) -> bool:

@@ -19,7 +19,8 @@ NODE = Node(
 
 def said(status: NodeStatus, test: list[Any] | None = None, **changes: Any) -> list[str]:
     """Return each note as one line."""
-    notes = notes_of(replace(NODE, **changes), status, test or [], "12:30 UTC")
+    node = replace(NODE, **changes)
+    notes = notes_of(node, status, test or [], "12:30 UTC", is_owner=True)
     return [" ".join((one.tone, one.gpu, one.about, one.what, one.remedy)) for one in notes]
 
 
