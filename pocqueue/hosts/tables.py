@@ -137,7 +137,8 @@ node = Table(
     Column("last_ms", _Ms, nullable=False),  # last heard of; written every few seconds
     Column("relay", _Text),  # gateway that has its connection; NULL: not connected
     Column("socket", _Text),  # id of that connection
-    Index("ix_node_relay", "relay", "last_ms"),
+    # Not by `last_ms`, which changes with each heartbeat.
+    Index("ix_node_relay", "relay", "state"),
 )
 
 node_gpu = Table(
@@ -200,6 +201,7 @@ job = Table(
     Column("ended_ms", _Ms),
     Index("ix_job_queue", "state", "priority", "created_ms"),
     Index("ix_job_created_ms", "created_ms"),
+    Index("ix_job_only_node", "only_node"),
 )
 
 attempt = Table(

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
 #: The newest version.
-HEAD = "0002"
+HEAD = "0003"
 
 
 def config(connection: Connection) -> Config:
