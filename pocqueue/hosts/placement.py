@@ -74,13 +74,17 @@ class Crowd:
 
     Args:
         rows: wallet, network address, `is_known` and open attempts; of one node or of several together.
-        num_wallets, num_addresses: of all connected nodes.
+        has_wallets, has_addresses: the connected nodes have more than one.
     """
 
     def __init__(
-        self, rows: Iterable[tuple[str, str, bool, int]], num_wallets: int, num_addresses: int
+        self,
+        rows: Iterable[tuple[str, str, bool, int]],
+        *,
+        has_wallets: bool,
+        has_addresses: bool,
     ) -> None:
-        self.num_wallets, self.num_addresses = num_wallets, num_addresses
+        self._has_wallets, self._has_addresses = has_wallets, has_addresses
         self.of_wallet = Counter[str]()
         self._strangers_wallet, self._strangers_address = Counter[str](), Counter[str]()
         for wallet, address, is_known, num_open in rows:
@@ -93,14 +97,15 @@ class Crowd:
     def of(cls, nodes: Sequence[Candidate]) -> Crowd:
         """Return that of some nodes."""
         rows = [(node.wallet, node.address, node.is_known, node.num_open) for node in nodes]
-        return cls(rows, len({row[0] for row in rows}), len({row[1] for row in rows}))
+        wallets, addresses = {row[0] for row in rows}, {row[1] for row in rows}
+        return cls(rows, has_wallets=len(wallets) > 1, has_addresses=len(addresses) > 1)
 
     def has_room_for(self, node: Candidate) -> bool:
         """Say whether a node may get one more job, as far as strangers have a share."""
         most = max(1, int(STRANGERS_SHARE * (self._strangers_wallet.total() + 1)))
         return node.is_known or (
-            (self.num_wallets == 1 or self._strangers_wallet[node.wallet] < most)
-            and (self.num_addresses == 1 or self._strangers_address[node.address] < most)
+            (not self._has_wallets or self._strangers_wallet[node.wallet] < most)
+            and (not self._has_addresses or self._strangers_address[node.address] < most)
         )
 
 

@@ -34,7 +34,7 @@ from pocqueue.hosts.gateway.metrics import Metrics
 from pocqueue.hosts.gateway.store_threads import StoreThreads
 from pocqueue.hosts.gateway.timings import GatewayTimings
 from pocqueue.hosts.leases import LEASE_MS
-from pocqueue.hosts.records import Beat, Job, Node
+from pocqueue.hosts.records import Beat, Node
 from pocqueue.hosts.store import HostStore
 from pocqueue.hosts.wire import CloseCode, Drain, JobCancel, JobRef, Message, Replaced, RotateKey
 from pocqueue.rounds.relays import BEAT_S, Relays
@@ -274,23 +274,21 @@ class Hub(AsyncClosing):
             return "sent" if await connection.send(RotateKey()) else "not sent"
         if what is What.CANCEL:
             return "sent" if await connection.send(JobCancel(id=job_id, attempt=n)) else "not sent"
-        try:
-            job = await self.db(self.store.jobs.get, job_id)
-        except UnknownJob:
-            return "unknown"
-        return await self.deliver(connection, job, n)
+        return await self.deliver(connection, job_id, n)
 
-    async def deliver(self, connection: Connection, job: Job, n: int) -> str:
+    async def deliver(self, connection: Connection, job_id: str, n: int) -> str:
         """Send an attempt of a job to its node, once a socket; return a word about it."""
         try:
-            attempt = await self.db(self.store.leases.sent, job.id, n)
+            job, attempt = await self.db(self.store.leases.sent, job_id, n)
+        except UnknownJob:
+            return "unknown"
         except LeaseLost:
             return "over"
         if attempt.node_id != connection.node.id:
             return "another node's"
-        if (job.id, n) in connection.delivered:
+        if (job_id, n) in connection.delivered:
             return "sent before"
-        connection.delivered.add((job.id, n))
+        connection.delivered.add((job_id, n))
         self.changes.tell(connection.node.wallet)
         self.metrics.dispatch.observe((self.store.now_ms() - attempt.leased_ms) / 1000)
         return (

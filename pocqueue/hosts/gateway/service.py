@@ -166,7 +166,7 @@ class GatewayService(Closing):
     # What tasks ask, from any thread
 
     def place(self, job_id: str) -> str:
-        """Find a node for a job, and have its gateway send it there; return a line for Flower."""
+        """Find a node for a job, and send it there, or have its gateway do so; return a line for Flower."""
         try:
             found = self._store.places.place(job_id)
         except DatabaseUnavailable as exc:
@@ -177,8 +177,11 @@ class GatewayService(Closing):
             return "placed by somebody else, or over"
         if isinstance(found, str):
             return found
+        line = f"attempt {found.n} is given to node {found.node_id}"
+        if found.relay == self.hub.relay:
+            return f"{line}: {self.tell(What.JOB, found.node_id, job_id, found.n)}"
         self._messenger.tell(found.relay, What.JOB, found.node_id, job_id, found.n)
-        return f"attempt {found.n} is given to node {found.node_id}"
+        return line
 
     def sweep(self) -> str:
         """End leases that ran out, and find nodes for the jobs that wait; return a line for Flower.

@@ -55,12 +55,16 @@ class Leases:
     _db: Database
     _now_ms: Callable[[], int]
 
-    def sent(self, job_id: str, n: int) -> Attempt:
+    def sent(self, job_id: str, n: int) -> tuple[Job, Attempt]:
         """Note that a job goes to its node now; its time counts from here on, until `started`. May be repeated.
 
         It runs with that on an agent without a key, which says nothing of it until its result.
 
+        Returns:
+            The job, and the attempt as it is now.
+
         Raises:
+            UnknownJob: there is no such job.
             LeaseLost: the attempt has ended, so that the node must not get it.
         """
         now_ms = self._now_ms()
@@ -70,17 +74,22 @@ class Leases:
             if turn is None or turn.ended_ms is not None:
                 raise LeaseLost(f"Attempt {n} of job {job_id} has ended; it is not sent any more.")
             if turn.sent_ms is not None:
-                return turn
+                return found, turn
             until_ms = hard_until(now_ms, found.timeout_s)
             protocol = select(node.c.protocol).where(node.c.id == turn.node_id)
             speaks = connection.execute(protocol).scalar_one()
             for_ms = POLL_LEASE_MS if speaks == POLLS else LEASE_MS
             lease_ms = until_ms if speaks == 1 else min(until_ms, now_ms + for_ms)
-            values = {"sent_ms": now_ms, "hard_until_ms": until_ms, "lease_until_ms": lease_ms}
+            values: dict[str, Any] = {
+                "sent_ms": now_ms,
+                "hard_until_ms": until_ms,
+                "lease_until_ms": lease_ms,
+            }
             _set_attempt(connection, turn, values)
             if speaks < 2:
                 _set_running(connection, job_id)
-            return one_attempt(connection, job_id, n) or turn
+                found = replace(found, state=JobState.RUNNING)
+            return found, replace(turn, **values)
 
     def started(self, job_id: str, n: int, node_id: str) -> Attempt:
         """Note that a node has begun with a job: its time counts from here on. Only the first time changes anything.

@@ -5,12 +5,13 @@ A job is given in one transaction, which holds the job and the node: each has it
 
 from __future__ import annotations
 
+import uuid
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from sqlalchemy import Connection, and_, func, insert, or_, select, true, update
+from sqlalchemy import Connection, and_, func, insert, not_, or_, select, true, update
 
 from pocqueue.hosts.leases import LEASE_MS, LOST, JobState, Outcome
 from pocqueue.hosts.placement import Candidate, Crowd, Need, Place, place
@@ -20,8 +21,10 @@ from pocqueue.hosts.store.database import Database
 from pocqueue.hosts.store.rows import as_job, as_reputation, one_attempt
 from pocqueue.hosts.tables import attempt, job, node, node_gpu, reputation, wallet
 
-#: Nodes that are looked at for a job before all of them are.
-SAMPLE: Final = 200
+#: Nodes that are looked at for a job before all of them are: some, and more where none of these will do.
+SAMPLES: Final = (50, 500)
+#: Columns of a node that its choice depends on.
+_OF_NODE: Final = ("id", "wallet", "address", "protocol", "kinds", "proven")
 _GONE: Final = "The node that it was for has left for good."
 
 
@@ -129,11 +132,11 @@ class Places:
             found.only_node,
             found.spec.get("text") is not None,
         )
-        crowd = self._crowd(connection, found.kind)
         choice: Place | str = ""
-        for limit in (SAMPLE, None):
+        for limit in (*SAMPLES, None):
             nodes = self._candidates(connection, found, limit)
             is_all = limit is None or len(nodes) < limit
+            crowd = self._crowd(connection, found.kind, next(iter(nodes.values()), None))
             while isinstance(choice := place(need, list(nodes.values()), crowd), Place):
                 if (relay := self._held(connection, choice.node_id)) is None:
                     del nodes[choice.node_id]
@@ -153,8 +156,12 @@ class Places:
         now_ms = self._now_ms()
         return (*_takes_jobs(now_ms), node.c.last_ms >= now_ms - self.offline_ms)
 
-    def _crowd(self, connection: Connection, kind: str) -> Crowd:
-        """Return the open work of all nodes, by owner and by whether they are known for a kind of job."""
+    def _crowd(self, connection: Connection, kind: str, one: Candidate | None) -> Crowd:
+        """Return the open work of all nodes, by owner and by whether they are known for a kind of job.
+
+        Args:
+            one: any of them, to see whether there are others beside its owner; None: there is none.
+        """
         is_known = func.coalesce(reputation.c.streak, 0) >= KNOWN_STREAK
         same = and_(reputation.c.node_id == node.c.id, reputation.c.kind == kind)
         rows = connection.execute(
@@ -164,11 +171,17 @@ class Places:
             .where(attempt.c.ended_ms.is_(None))
             .group_by(node.c.wallet, node.c.address, is_known)
         ).all()
-        owners = select(
-            func.count(node.c.wallet.distinct()), func.count(node.c.address.distinct())
-        ).where(*self._takes_jobs())
-        num_wallets, num_addresses = connection.execute(owners).one()
-        return Crowd([(*row,) for row in rows], num_wallets, num_addresses)
+
+        def has_others(column: Any, than: str) -> bool:
+            # Nearly always the first row that is looked at; to count them takes all rows.
+            other = select(column).where(*self._takes_jobs(), column != than).limit(1)
+            return connection.execute(other).first() is not None
+
+        return Crowd(
+            [(*row,) for row in rows],
+            has_wallets=one is not None and has_others(node.c.wallet, one.wallet),
+            has_addresses=one is not None and has_others(node.c.address, one.address),
+        )
 
     def _candidates(
         self, connection: Connection, found: Job, limit: int | None
@@ -191,19 +204,29 @@ class Places:
             before[node_id].add(outcome)
             if outcome == Outcome.FAILED:
                 failers.add(owner)
-        # Somebody else's first, so that a crowd of the same owner does not hide them.
-        order = [node.c.wallet.in_(failers)] if failers else []
-        rows = connection.execute(
-            select(node)
+        there = (
+            select(*(node.c[name] for name in _OF_NODE))
             .join(wallet, wallet.c.address == node.c.wallet)
             .where(which, *self._takes_jobs(), wallet.c.banned_ms.is_(None))
-            .order_by(*order, func.random())
-            .limit(limit)
-        ).all()
+            .order_by(node.c.id)
+        )
+        # Ids are chance themselves: who comes behind a new one, and from the first one on, is as good as drawn, and
+        # their index gives them out without a look at all others.
+        start = str(uuid.uuid4())
+        parts = [node.c.id >= start, node.c.id < start]
+        if failers:
+            # Somebody else's first, so that a crowd of the same owner does not hide them.
+            theirs = node.c.wallet.in_(failers)
+            parts = [and_(part, whose) for whose in (not_(theirs), theirs) for part in parts]
+        rows: list[Any] = []
+        for part in parts:
+            left = None if limit is None else limit - len(rows)
+            if left != 0:
+                rows += connection.execute(there.where(part).limit(left))
 
         def mine(column: Any) -> Any:
             # An IN of thousands is slower than all of them, and more than a statement may have.
-            return column.in_([row.id for row in rows]) if len(rows) <= SAMPLE else true()
+            return column.in_([row.id for row in rows]) if len(rows) <= SAMPLES[-1] else true()
 
         gpus: dict[str, list[Gpu]] = defaultdict(list)
         columns = [node_gpu.c[name] for name in Gpu.__slots__]
@@ -277,7 +300,7 @@ def _takes_jobs(now_ms: int) -> tuple[Any, ...]:
 
 def _loaded(connection: Connection, nodes: Mapping[str, Candidate]) -> dict[str, Candidate]:
     """Return candidates with the jobs that they have now."""
-    only = attempt.c.node_id.in_(list(nodes)) if len(nodes) <= SAMPLE else true()
+    only = attempt.c.node_id.in_(list(nodes)) if len(nodes) <= SAMPLES[-1] else true()
     query = select(attempt.c.node_id, attempt.c.gpu_uuids).where(attempt.c.ended_ms.is_(None), only)
     taken: dict[str, list[list[str]]] = defaultdict(list)
     for node_id, uuids in connection.execute(query):

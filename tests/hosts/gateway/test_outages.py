@@ -19,10 +19,12 @@ from sqlalchemy import event, update
 
 from pocqueue.hosts.errors import DatabaseUnavailable
 from pocqueue.hosts.gateway import hub
+from pocqueue.hosts.gateway.messenger import What
 from pocqueue.hosts.gateway.socket.conversation import MAX_RESULTS
-from pocqueue.hosts.records import Beat
+from pocqueue.hosts.records import Attempt, Beat
 from pocqueue.hosts.store import HostStore
 from pocqueue.hosts.store.database import Database, file_url
+from pocqueue.hosts.store.places import Places
 from pocqueue.hosts.store.presence import Presence
 from pocqueue.hosts.tables import attempt
 from tests.hosts.agents import NewAgent, OldAgent
@@ -406,6 +408,67 @@ async def test_a_message_that_was_lost_or_comes_twice(make: Callable[..., Gatewa
         assert gateway.service.tell("job", node_id, job_id, turn.n) == "over"
         assert gateway.service.tell("job", node_id, "unknown", 1) == "unknown"
         assert gateway.service.tell("job", "unknown", job_id, 1) == "not connected"
+    assert len(gateway.store.jobs.attempts(job_id)) == 1
+    assert gateway.store.ledger.differences() == []
+
+
+async def test_a_job_is_sent_by_whom_its_node_is_connected_to(
+    make: Callable[..., Gateway], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever places it sends it to a node of its own; of another gateway's that one is told."""
+    gateway = make()
+    told: list[tuple[object, ...]] = []
+    async with NewAgent(gateway.ws_url) as agent:
+        token = gateway.store.owners.issue_token(gateway.wallet, proven=True).token
+        node_id = await agent.register(token)
+        await agent.result(await agent.of_type("job"))
+        gateway.messenger.leave()
+        monkeypatch.setattr(gateway.messenger, "tell", lambda *about: told.append(about))
+        job_id = gateway.submit()
+        line = await asyncio.to_thread(gateway.service.place, job_id)
+        assert line == f"attempt 1 is given to node {node_id}: sent"
+        job = await agent.of_type("job")
+        assert (job["id"], job["attempt"], told) == (job_id, 1, [])
+        assert (await agent.result(job))["type"] == "ack"
+        gateway.store.presence.connected(node_id, "there", "another socket")
+        job_id = gateway.submit()
+        line = await asyncio.to_thread(gateway.service.place, job_id)
+        assert line == f"attempt 1 is given to node {node_id}"
+        assert told == [("there", What.JOB, node_id, job_id, 1)]
+    assert gateway.store.ledger.differences() == []
+
+
+async def test_a_node_that_leaves_as_it_is_given_a_job(
+    make: Callable[..., Gateway], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the choice of it and the message: it gets the job when it is back, once."""
+    gateway = make()
+    async with NewAgent(gateway.ws_url) as agent:
+        token = gateway.store.owners.issue_token(gateway.wallet, proven=True).token
+        node_id = await agent.register(token)
+        await agent.result(await agent.of_type("job"))
+        gateway.messenger.leave()
+        job_id, place = gateway.submit(), Places.place
+        is_placed, is_gone = threading.Event(), threading.Event()
+
+        def slow_place(places: Places, job_id: str) -> Attempt | str | None:
+            found = place(places, job_id)
+            is_placed.set()
+            assert is_gone.wait(PATIENCE_S)
+            return found
+
+        monkeypatch.setattr(Places, "place", slow_place)
+        placing = asyncio.create_task(asyncio.to_thread(gateway.service.place, job_id))
+        assert await asyncio.to_thread(is_placed.wait, PATIENCE_S)
+        key = agent.key
+    await until(lambda: not gateway.service.hub.has(node_id))
+    is_gone.set()
+    assert await placing == f"attempt 1 is given to node {node_id}: not connected"
+    async with NewAgent(gateway.ws_url, key) as agent:
+        assert (await agent.resume(node_id))["type"] == "registered"
+        job = await agent.of_type("job")
+        assert (job["id"], job["attempt"]) == (job_id, 1)
+        assert (await agent.result(job))["type"] == "ack"
     assert len(gateway.store.jobs.attempts(job_id)) == 1
     assert gateway.store.ledger.differences() == []
 

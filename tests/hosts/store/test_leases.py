@@ -78,7 +78,7 @@ def test_the_time_out_begins_with_the_work(store: HostStore, clock: Clock) -> No
     """Not with the message: an image has to be fetched first. Nobody moves it twice."""
     node, job = joined(store), store.jobs.submit(sleep(5, timeout_s=10))
     assert isinstance(store.places.place(job.id), Attempt)
-    sent = store.leases.sent(job.id, 1)
+    _, sent = store.leases.sent(job.id, 1)
     clock.now_s += 30
     begun = store.leases.started(job.id, 1, node.id)
     assert sent.hard_until_ms is not None

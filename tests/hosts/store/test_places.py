@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from pocqueue.hosts.leases import JobState
-from pocqueue.hosts.records import Attempt
-from pocqueue.hosts.store import HostStore
-from pocqueue.hosts.store.places import SAMPLE, Places
-from tests.hosts.parts import gpus, joined, new_wallet, sleep
+from pocqueue.hosts.records import Attempt, Report
+from pocqueue.hosts.store import HostStore, places
+from pocqueue.hosts.store.places import Places
+from tests.hosts.parts import gpus, joined, new_wallet, running, sleep
 from tests.support.waiting import Clock
 
 
@@ -74,10 +74,13 @@ def test_jobs_for_a_node_that_is_gone_end(store: HostStore, how: str) -> None:
     assert [turn.job_id for turn in store.places.place_waiting(limit=1)] == [waits[1].id]
 
 
-def test_of_many_nodes_the_one_that_can_is_found(store: HostStore) -> None:
-    """Though not all of them are looked at first."""
+def test_of_many_nodes_the_one_that_can_is_found(
+    store: HostStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though not all of them are looked at first, nor those first that come first."""
+    monkeypatch.setattr(places, "SAMPLES", (4, 8))
     wallet = new_wallet()
-    for _ in range(SAMPLE + 20):
+    for _ in range(20):
         joined(store, wallet=wallet, gpus=())
     able = joined(store, wallet=wallet)
     turn = store.places.place(store.jobs.submit(sleep(gpus=1)).id)
@@ -86,3 +89,25 @@ def test_of_many_nodes_the_one_that_can_is_found(store: HostStore) -> None:
     assert store.places.place(store.jobs.submit(sleep(gpus=2)).id) == (
         "No connected node has 2 healthy GPUs."
     )
+    # Wherever it begins to look, it comes to all of them.
+    ids = [store.jobs.submit(sleep()).id for _ in range(20)]
+    turns = [store.places.place(job_id) for job_id in ids]
+    assert {turn.node_id for turn in turns if isinstance(turn, Attempt)} == {
+        node.id for node in store.nodes.of_wallet(wallet) if node.id != able.id
+    }
+
+
+def test_a_crowd_of_one_owner_hides_nobody_else(
+    store: HostStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What one of its nodes has called failed goes to somebody else's, who may be the only one."""
+    monkeypatch.setattr(places, "SAMPLES", (4,))
+    wallet, job = new_wallet(), store.jobs.submit(sleep())
+    crowd = {joined(store, wallet=wallet).id for _ in range(20)}
+    turn = running(store, job.id)
+    assert turn.node_id in crowd
+    other = joined(store)
+    store.leases.finish(job.id, turn.node_id, Report("failed", n=turn.n))
+    again = store.places.place(job.id)
+    assert isinstance(again, Attempt)
+    assert again.node_id == other.id

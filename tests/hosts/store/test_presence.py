@@ -118,7 +118,7 @@ def test_a_machine_that_polls_keeps_its_job_while_it_asks(store: HostStore, cloc
     store.presence.heard(beats)
     [turn] = store.jobs.attempts(job.id)
     assert turn.lease_until_ms - store.now_ms() <= 60_000  # it has not fetched it yet
-    assert store.leases.sent(job.id, 1).lease_until_ms == store.now_ms() + 300_000
+    assert store.leases.sent(job.id, 1)[1].lease_until_ms == store.now_ms() + 300_000
     for later_s, left_s in ((200, 300), (200, 230), (0, 230)):
         clock.now_s += later_s
         store.presence.heard(beats)

@@ -184,7 +184,7 @@ def polling_router(parts: Parts) -> APIRouter:
         node = await asking(request)
         for job, turn in await hub.db(store.leases.open_on, node.id):
             try:
-                sent = await hub.db(store.leases.sent, job.id, turn.n)
+                _, sent = await hub.db(store.leases.sent, job.id, turn.n)
             except LeaseLost:
                 continue
             if turn.sent_ms is None:

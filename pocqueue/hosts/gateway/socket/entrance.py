@@ -207,7 +207,7 @@ class Entrance:
             socket.delivered |= known
             turns = await hub.patiently(hub.store.leases.open_on, node.id)
             for job, turn in turns:
-                await hub.deliver(socket, job, turn.n)
+                await hub.deliver(socket, job.id, turn.n)
             open_ones = {(job.id, turn.n) for job, turn in turns}
             for job_id, n in sorted(known - open_ones):
                 await socket.send(wire.JobCancel(id=job_id, attempt=n))
