@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import sys
+import warnings
 from functools import cache
 from typing import Any, NoReturn
 
 import redis
 from celery import bootsteps, signals
+from celery.exceptions import CPendingDeprecationWarning
 from celery.worker import state as celery_state
 from celery.worker.consumer import Consumer
 from typing_extensions import override
@@ -95,7 +97,10 @@ class OurConsumer(Consumer):
             error = store_error(exc, self.conninfo.as_uri())
             if not isinstance(error, StoreUnavailable):
                 refuse(error)
-        super().on_connection_error_after_connected(exc)
+        with warnings.catch_warnings():
+            # What Celery means to change one day says nothing to whoever reads that Redis is away.
+            warnings.simplefilter("ignore", CPendingDeprecationWarning)
+            super().on_connection_error_after_connected(exc)
 
 
 class StoreStep(bootsteps.StartStopStep):

@@ -11,6 +11,7 @@ import typer
 from pocqueue.cli.host_store import open_store, tell
 from pocqueue.cli.options import EnvFile, Json
 from pocqueue.cli.output import columns, console, facts, print_json, seconds
+from pocqueue.words import counted
 
 if TYPE_CHECKING:
     from pocqueue.hosts.commands import Commands
@@ -129,7 +130,7 @@ def show(job: JobId, as_json: Json = False, env_file: EnvFile = None) -> None:
         ("what", f"{found.kind}: {_what(found)}"),
         ("state", str(found.state) + (f" ({found.reason})" if found.reason else "")),
         ("for", found.submitter),
-        ("needs", f"{found.gpus} GPUs of {found.vram_mib} MiB, {found.timeout_s} s at most"),
+        ("needs", f"{_gpus(found)}, {found.timeout_s} s at most"),
     ]
     for one in attempts:
         end = f"{one.outcome or 'at work'}"
@@ -189,6 +190,12 @@ def _parameters(
             if rule is not None and rule.type in {"integer", "number"}:
                 found[key] = int(value) if rule.type == "integer" else float(value)
     return found
+
+
+def _gpus(job: Job) -> str:
+    if not job.gpus:
+        return "no GPU"
+    return counted(job.gpus, "GPU") + (f" of {job.vram_mib:,} MiB" if job.vram_mib else "")
 
 
 def _what(job: Job) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.measure import measure_renderables
 from rich.table import Table
@@ -32,7 +33,7 @@ class Listing(Table):
             return
         cells = [[_text(console, cell) for cell in column.cells] for column in self.columns]
         for row, texts in zip(self.rows, zip(*cells, strict=True), strict=True):
-            for line in self._lines(texts, options.max_width):
+            for line in self._lines(console, texts, options.max_width):
                 line.stylize_before(row.style or "")
                 yield line
 
@@ -42,24 +43,36 @@ class Listing(Table):
             widest = measure_renderables(console, anything, [column.header, *column.cells]).maximum
             yield widest if column.no_wrap else min(widest, _WORDS)
 
-    def _lines(self, cells: Sequence[Text], width: int) -> Iterator[Text]:
-        """Yield lines with as many cells as there is room for, behind their columns' names. The terminal wraps a longer one."""
-        first, *others = cells
-        head = first.copy()
-        head.stylize_before("bold")
-        yield head
-        line = Text(_INDENT)
-        for column, cell in zip(self.columns[1:], others, strict=True):
+    def _lines(self, console: Console, cells: Sequence[Text], width: int) -> Iterator[Text]:
+        """Yield lines with as many cells as there is room for, each behind its column's name."""
+        line = Text()
+        for column, cell in zip(self.columns, cells, strict=True):
             if not cell:
                 continue
             named = Text.assemble((f"{column.header} " if column.header else "", "dim"), cell)
-            is_begun = line.cell_len > len(_INDENT)
-            if is_begun and line.cell_len + len(_GAP) + named.cell_len > width:
-                yield line
-                line, is_begun = Text(_INDENT), False
-            line.append(_GAP if is_begun else "").append(named)
-        if line.cell_len > len(_INDENT):
+            if column is self.columns[0]:
+                named.stylize("bold")
+                yield named
+            elif line and line.cell_len + len(_GAP) + named.cell_len <= width:
+                line.append(_GAP).append(named)
+            else:
+                if line:
+                    yield line
+                *whole, rest = _wrapped(console, named, width - len(_INDENT))
+                yield from (Text(_INDENT).append(text) for text in whole)
+                line = Text(_INDENT).append(rest)
+        if line:
             yield line
+
+
+def _wrapped(console: Console, text: Text, width: int) -> Sequence[Text]:
+    """Break words over lines; but what has one that is too long is left to the terminal, where it can be copied whole."""
+    if max(map(cell_len, text.plain.split())) > width:
+        return [text]
+    lines = list(text.wrap(console, width))
+    for line in lines:
+        line.rstrip()
+    return lines
 
 
 def _text(console: Console, cell: object) -> Text:

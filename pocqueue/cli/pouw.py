@@ -123,10 +123,11 @@ def peers(http_port: HttpPort = None, as_json: Json = False, env_file: EnvFile =
         return
     table = columns("node", "role", "address", "account", right=("ping", "since"))
     for peer in found:
+        host = f"[{peer['host']}]" if ":" in peer["host"] else peer["host"]
         table.add_row(
             peer["node_id"],
             peer["role"],
-            f"{peer['host']}:{peer['port']}",
+            f"{host}:{peer['port']}",
             peer["account"],
             "" if peer["rtt_s"] is None else f"{peer['rtt_s'] * 1000:.1f} ms",
             seconds(peer["age_s"]),

@@ -91,7 +91,7 @@ class ChoiceParameter(_Strict):
     @property
     def allowed(self) -> str:
         """What is, in words."""
-        return f"one of {', '.join(self.of)}"
+        return f"one of {', '.join(map(repr, self.of))}"
 
 
 class TextParameter(_Strict):

@@ -233,7 +233,7 @@ class HostsSettings(EnvSettings):
     rate_micro: int = Field(default=10_000, ge=0, le=1_000_000_000)
     """pay for a second of work, in micro-HYPER: 10000 are 0.01 HYPER"""
     commands_file: Path | None = None
-    """TOML file with the commands and images that jobs may run; unset: `sleep` and `nvidia-smi` alone"""
+    """TOML file with the commands and images that jobs may run; unset: `sleep` and `gpus`, which is `nvidia-smi`"""
 
     @model_validator(mode="before")
     @classmethod

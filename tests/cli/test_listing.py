@@ -34,20 +34,37 @@ def test_what_is_copied_is_in_one_line(width: int) -> None:
         [line] = [line for line in shown if text in line]
         assert len(line) <= width
     # A table or lines.
-    assert (width >= 160) == (shown[0].split()[0] == "node")
+    assert (width >= 160) == ("host" in shown[0])
     assert "[red]rig[/]" in "\n".join(shown)
 
 
 def test_a_row_that_has_no_room_is_some_lines() -> None:
     """With its columns' names; an empty cell is left out."""
     assert lines(80) == [
-        _ID,
+        f"node {_ID}",
         f"  wallet {_WALLET}",
         f"  host {_HOST}",
         f"  GPUs {_GPU}   heard 0.4 s",
-        _ID[::-1],
+        f"node {_ID[::-1]}",
         f"  wallet {_WALLET[::-1]}   host [red]rig[/]",
         "  heard 12 min 07 s",
+    ]
+
+
+def test_long_words_are_left_to_the_terminal() -> None:
+    """Sentences go on in the next line; an image with its digest can be copied whole."""
+    table = columns("job", "what", "why", words=("what", "why"))
+    image = f"lab/trainer@sha256:{'ab' * 32}"
+    table.add_row(_ID, image, "No connected node has 8 healthy GPUs with 80,000 MiB each")
+    written = io.StringIO()
+    Console(file=written, width=50, force_terminal=True, color_system=None).print(
+        table, soft_wrap=True
+    )
+    assert written.getvalue().splitlines() == [
+        f"job {_ID}",
+        f"  what {image}",
+        "  why No connected node has 8 healthy GPUs with",
+        "  80,000 MiB each",
     ]
 
 

@@ -68,7 +68,7 @@ def test_parameters_stand_where_the_template_says(commands: Commands) -> None:
         ({"scene": "a\nb"}, r"parameters\.scene is"),
         ({"scene": "-rf"}, r"parameters\.scene is '-rf'"),
         ({"scene": "a; reboot"}, r"parameters\.scene is 'a; reboot'"),
-        ({"mode": "slow"}, r"allowed: one of fast, --best\."),
+        ({"mode": "slow"}, r"allowed: one of 'fast', '--best'\."),
         (
             {"other": 1},
             r"parameters\.other is not known; allowed: width, height, gain, scene, mode\.",

@@ -215,7 +215,8 @@ class Agent:
         )
         for row in self._report.rows:
             if row.state in {"fail", "warn"}:
-                _log.warning("Self-test, %s: %s. %s", _row_name(row), row.measured, row.remedy)
+                said = "; ".join(filter(None, (row.measured, row.remedy))).removesuffix(".")
+                _log.warning("Self-test, %s: %s.", _row_name(row), said)
         if self._report.has_sandbox:
             self.jobs.sandbox = self._sandbox
         else:

@@ -139,8 +139,10 @@ class Jobs:
             else:
                 break
         _log.info(
-            "Job %s ended after %.1f s: %s, exit code %d.",
-            *(key.job, outcome.seconds, outcome.ended_by, outcome.exit_code),
+            "Job %s ended after %.1f s: %sexit code %d.",
+            *(key.job, outcome.seconds),
+            "" if outcome.ended_by == "itself" else f"{outcome.ended_by}, ",
+            outcome.exit_code,
         )
 
 
