@@ -14,8 +14,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import time
+import uuid
 import weakref
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
@@ -102,6 +104,7 @@ class Hub(AsyncClosing):
 
     def __post_init__(self) -> None:
         self._threads = StoreThreads(self.store.database)
+        self._name, self._numbers = uuid.uuid4().hex, itertools.count()
         self._connections: dict[str, Connection] = {}
         self._heard: dict[str, _Heard] = {}
         self._loads: dict[tuple[str, str], float] = {}
@@ -182,6 +185,10 @@ class Hub(AsyncClosing):
         return len(self._tasks)
 
     # Sockets
+
+    def new_id(self) -> str:
+        """Return an id for a socket that no other has, here or at another gateway."""
+        return f"{self._name}.{next(self._numbers)}"
 
     def joining(self, node_id: str) -> asyncio.Lock:
         """Return the lock under which sockets become a node's."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, and_, select, update
+from sqlalchemy import Connection, and_, bindparam, select, update
 
 from pocqueue.hosts.store.database import Database
 from pocqueue.hosts.store.ledger import forfeit
@@ -11,9 +11,7 @@ from pocqueue.hosts.tables import attempt, node
 
 def end_leases(connection: Connection, node_id: str, until_ms: int) -> None:
     """Let the leases of a node run out by then, if not before: the next sweep gives its jobs to others."""
-    mine = and_(attempt.c.node_id == node_id, attempt.c.ended_ms.is_(None))
-    longer = attempt.c.lease_until_ms > until_ms
-    connection.execute(update(attempt).where(mine, longer).values(lease_until_ms=until_ms))
+    connection.execute(_END_LEASES, {"b_id": node_id, "b_until": until_ms})
 
 
 def ban_node(db: Database, connection: Connection, node_id: str, now_ms: int) -> None:
@@ -23,3 +21,14 @@ def ban_node(db: Database, connection: Connection, node_id: str, now_ms: int) ->
         end_leases(connection, node_id, now_ms)
         owner = connection.execute(select(node.c.wallet).where(node.c.id == node_id)).scalar_one()
         forfeit(db, connection, now_ms, owner, node_id)
+
+
+_END_LEASES = (
+    update(attempt)
+    .where(
+        attempt.c.node_id == bindparam("b_id"),
+        attempt.c.ended_ms.is_(None),
+        attempt.c.lease_until_ms > bindparam("b_until"),
+    )
+    .values(lease_until_ms=bindparam("b_until"))
+)

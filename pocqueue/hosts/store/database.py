@@ -19,10 +19,22 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, exc, inspect, make_url, text
+from sqlalchemy import (
+    URL,
+    Connection,
+    Engine,
+    Table,
+    create_engine,
+    event,
+    exc,
+    inspect,
+    make_url,
+    text,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 from typing_extensions import override
 
@@ -61,6 +73,7 @@ class Database(Closing):
         self._mutex = threading.RLock()
         self._group = _Group()
         self.is_sqlite = self._url.get_backend_name() == "sqlite"
+        self._insert = sqlite.insert if self.is_sqlite else postgresql.insert
         self.engine = self._sqlite_engine() if self.is_sqlite else self._postgresql_engine()
         level = {} if self.is_sqlite else {"isolation_level": "REPEATABLE READ"}
         self._reader = self.engine.execution_options(**level)
@@ -188,7 +201,11 @@ class Database(Closing):
 
     def insert(self, table: Any) -> Any:
         """Return an INSERT of the database's own, which can have ON CONFLICT."""
-        return sqlite.insert(table) if self.is_sqlite else postgresql.insert(table)
+        return self._insert(table)
+
+    def upsert(self, table: Table) -> Any:
+        """Return an INSERT that takes whole rows, and puts each in the place of the one with its key."""
+        return _upsert(self._insert, table)
 
     def one_at_a_time(self, connection: Connection) -> None:
         """Let no other transaction that asks for this go on before this one ends. On SQLite none does anyway."""
@@ -370,6 +387,15 @@ class _Group(threading.local):
 
     stack: contextlib.ExitStack | None = None  #: None: it is within none
     connection: Connection | None = None  #: None: nothing was written yet
+
+
+@cache
+def _upsert(insert: Callable[[Table], Any], table: Table) -> Any:
+    new = insert(table)
+    values = {
+        column.name: new.excluded[column.name] for column in table.c if not column.primary_key
+    }
+    return new.on_conflict_do_update(index_elements=list(table.primary_key), set_=values)
 
 
 def _version_of(connection: Connection) -> str | None:

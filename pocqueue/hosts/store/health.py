@@ -11,7 +11,7 @@ from sqlalchemy import delete, select, update
 
 from pocqueue.hosts.records import SelfTest
 from pocqueue.hosts.store.database import Database
-from pocqueue.hosts.store.rows import gpus_of, one_node
+from pocqueue.hosts.store.rows import gpus_of_one, one_node
 from pocqueue.hosts.tables import gpu_load, node_gpu, self_test
 
 #: One point of a GPU's load: the mean of so long.
@@ -38,13 +38,9 @@ class Health:
         """
         now_ms = self._now_ms()
         with self._db.write() as connection:
-            gpus = gpus_of(connection, [node_id]).get(node_id) or one_node(connection, node_id).gpus
-            new = self._db.insert(self_test).values(node_id=node_id, at_ms=now_ms, rows=rows)
-            connection.execute(
-                new.on_conflict_do_update(
-                    index_elements=["node_id"], set_={"at_ms": now_ms, "rows": rows}
-                )
-            )
+            gpus = gpus_of_one(connection, node_id) or one_node(connection, node_id).gpus
+            row = {"node_id": node_id, "at_ms": now_ms, "rows": rows}
+            connection.execute(self._db.upsert(self_test), row)
             for gpu in gpus:
                 found = {"healthy": gpu.uuid not in unhealthy, "reason": unhealthy.get(gpu.uuid)}
                 if (gpu.healthy, gpu.reason) != (*found.values(),):

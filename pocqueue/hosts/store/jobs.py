@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, get_args
 
-from sqlalchemy import ColumnElement, and_, func, select, true, tuple_
+from sqlalchemy import ColumnElement, bindparam, func, select, true, tuple_
 
 from pocqueue.hosts.leases import JobState
 from pocqueue.hosts.records import Attempt, Job, JobKind, NewJob
@@ -69,12 +69,8 @@ class Jobs:
         Args:
             new: of kind `test`, for one node (`only_node`).
         """
-        over = [JobState.FAILED, JobState.CANCELLED]
-        known = and_(
-            job.c.only_node == new.only_node, job.c.kind == "test", job.c.state.not_in(over)
-        )
         with self._db.read() as connection:
-            if connection.execute(select(job.c.id).where(known).limit(1)).first():
+            if connection.execute(_TEST_OF, {"b_node": new.only_node}).first():
                 return None
         return self.submit(new)
 
@@ -168,6 +164,19 @@ class Jobs:
         with self._db.read() as connection:
             found = {(kind, state): num for kind, state, num in connection.execute(query)}
         return {(kind, str(state)): 0 for kind in get_args(JobKind) for state in JobState} | found
+
+
+# Made once: each node that comes back asks for it.
+_TEST_OF = (
+    select(job.c.id)
+    .where(
+        job.c.only_node == bindparam("b_node"),
+        job.c.kind == "test",
+        job.c.state != JobState.FAILED,
+        job.c.state != JobState.CANCELLED,
+    )
+    .limit(1)
+)
 
 
 def _turn(row: Mapping[Any, Any]) -> Turn:

@@ -343,10 +343,8 @@ class Leases:
         before = Reputation(0.0, 0.0, 0, now_ms) if row is None else as_reputation(row)
         after = before.after(event, now_ms)
         values = {name: getattr(after, name) for name in Reputation.__slots__}
-        new = self._db.insert(reputation).values(node_id=node_id, kind=kind, **values)
-        connection.execute(
-            new.on_conflict_do_update(index_elements=["node_id", "kind"], set_=values)
-        )
+        of = {"node_id": node_id, "kind": kind}
+        connection.execute(self._db.upsert(reputation), of | values)
 
     def _set_log(
         self, connection: Connection, job_id: str, n: int, text: str, truncated: bool
@@ -354,9 +352,8 @@ class Leases:
         if len(text) > MAX_LOG:
             half = MAX_LOG // 2
             text, truncated = f"{text[:half]}\n… cut …\n{text[-half:]}", True
-        values = {"text": text, "truncated": truncated}
-        new = self._db.insert(job_log).values(job_id=job_id, n=n, **values)
-        connection.execute(new.on_conflict_do_update(index_elements=["job_id", "n"], set_=values))
+        row = {"job_id": job_id, "n": n, "text": text, "truncated": truncated}
+        connection.execute(self._db.upsert(job_log), row)
 
 
 _OPEN_ON = (

@@ -18,7 +18,7 @@ from pocqueue.hosts.store.database import Database
 from pocqueue.hosts.store.log import note
 from pocqueue.hosts.store.owners import digest, use_token
 from pocqueue.hosts.store.presence import RENEW
-from pocqueue.hosts.store.rows import gpus_of, nodes_where, one_node
+from pocqueue.hosts.store.rows import gpus_of_one, nodes_where, one_node
 from pocqueue.hosts.tables import node, node_gpu, token
 
 #: States of nodes that never come back.
@@ -357,7 +357,7 @@ def _row(facts: HostFacts) -> dict[str, Any]:
 
 def _set_gpus(connection: Connection, node_id: str, gpus: Sequence[Gpu]) -> tuple[Gpu, ...]:
     """Write the GPUs that a node has now, and return them; those that it had before keep what we found out."""
-    before = {gpu.uuid: gpu for gpu in gpus_of(connection, [node_id])[node_id]}
+    before = {gpu.uuid: gpu for gpu in gpus_of_one(connection, node_id)}
     now = []
     for gpu in gpus:
         old = before.get(gpu.uuid, replace(gpu, route=None, tier="new"))

@@ -51,12 +51,8 @@ class Presence:
         """
         now_ms = self._now_ms()
         with self._db.write() as connection:
-            gone = connection.execute(
-                update(node)
-                .where(node.c.id == node_id, node.c.socket == socket)
-                .values(relay=None, socket=None, last_ms=now_ms)
-                .returning(node.c.key)
-            ).first()
+            about = {"b_id": node_id, "b_socket": socket, "b_ms": now_ms}
+            gone = connection.execute(_GONE, about).first()
             if gone is not None:
                 until_ms = now_ms if gone.key is None else now_ms + self._offline_ms
                 end_leases(connection, node_id, until_ms)
@@ -140,6 +136,12 @@ _HEARD = (
     update(node)
     .where(node.c.id == bindparam("b_id"), node.c.socket == bindparam("b_socket"))
     .values(last_ms=bindparam("b_ms"))
+)
+_GONE = (
+    update(node)
+    .where(node.c.id == bindparam("b_id"), node.c.socket == bindparam("b_socket"))
+    .values(relay=None, socket=None, last_ms=bindparam("b_ms"))
+    .returning(node.c.key)
 )
 _OUT_ON = select(node.c.id).where(
     node.c.relay == bindparam("b_relay"), node.c.state.in_(["revoked", "banned"])

@@ -20,6 +20,7 @@ _GPUS = select(node_gpu.c.node_id, *(node_gpu.c[name] for name in Gpu.__slots__)
     node_gpu.c.position
 )
 _GPUS_OF = _GPUS.where(node_gpu.c.node_id.in_(bindparam("b_ids", expanding=True)))
+_GPUS_OF_ONE = _GPUS.where(node_gpu.c.node_id == bindparam("b_id"))
 
 
 def as_job(row: Mapping[Any, Any]) -> Job:
@@ -74,6 +75,12 @@ def gpus_of(connection: Connection, node_ids: Sequence[str] | None) -> dict[str,
     for node_id, *values in connection.execute(query, about):
         found[node_id].append(Gpu(*values))
     return found
+
+
+def gpus_of_one(connection: Connection, node_id: str) -> tuple[Gpu, ...]:
+    """Return the GPUs of a node."""
+    rows = connection.execute(_GPUS_OF_ONE, {"b_id": node_id})
+    return tuple(Gpu(*values) for _, *values in rows)
 
 
 def nodes_where(

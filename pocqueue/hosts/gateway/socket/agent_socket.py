@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import uuid
 from collections.abc import Coroutine
 from typing import Any, Final
 
@@ -67,7 +66,7 @@ class AgentSocket(Connection):
     )
 
     def __init__(self, hub: Hub, websocket: WebSocket, address: str, origin: str) -> None:
-        self.id = uuid.uuid4().hex
+        self.id = hub.new_id()
         self.delivered = set()
         self.hub, self.address, self.origin = hub, address, origin
         self.is_node = False
