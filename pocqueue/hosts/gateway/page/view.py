@@ -249,25 +249,26 @@ def _is_stopped(one: Standing, status: NodeStatus) -> bool:
 
 
 def _place(pair: tuple[Standing, NodeStatus]) -> tuple[int, int, str]:
-    """Return where a node stands: what is to mend before what is well, then the newest first."""
-    node = pair[0].node
-    return int("mend" not in _groups(*pair)), -node.first_ms, node.id
+    """Return where a node stands: what cannot work, what else is to mend, what is well; of these the newest first."""
+    (one, status), node = pair, pair[0].node
+    urgency = 2 - ("mend" in _groups(*pair)) - (status == "offline" or one.is_unfit)
+    return urgency, -node.first_ms, node.id
 
 
 def _paged(
     found: Sequence[tuple[Standing, NodeStatus]], cursor: str
 ) -> tuple[Sequence[tuple[Standing, NodeStatus]], str]:
     """Return a page of nodes, which are in their places, and the cursor of the next one; empty: there is none."""
-    is_well, _, rest = cursor.partition(".")
+    urgency, _, rest = cursor.partition(".")
     first_ms, _, node_id = rest.partition(".")
-    if _is_number(is_well) and _is_number(first_ms) and node_id:
-        at = (int(is_well), -int(first_ms), node_id)
+    if _is_number(urgency) and _is_number(first_ms) and node_id:
+        at = (int(urgency), -int(first_ms), node_id)
         found = [pair for pair in found if _place(pair) > at]
     page = found[:PAGE]
     if len(found) <= PAGE:
         return page, ""
-    well, minus_ms, last_id = _place(page[-1])
-    return page, f"{well}.{-minus_ms}.{last_id}"
+    last, minus_ms, last_id = _place(page[-1])
+    return page, f"{last}.{-minus_ms}.{last_id}"
 
 
 def _is_number(text: str) -> bool:

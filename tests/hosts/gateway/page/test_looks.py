@@ -51,6 +51,10 @@ async def test_none_and_a_few_machines(gateway: Gateway) -> None:
         await check(browser, gateway, few, 380, "light")
         await check(browser, gateway, few, 1400, "dark")
         await check(browser, gateway, few, 1400, "light", signed_in=False)
+        async with open_page(browser, gateway, few, java_script_enabled=False) as page:
+            for width in (380, 760, 1119, 1120, 1359, 1360, 1400):
+                await page.set_viewport_size({"width": width, "height": 900})
+                assert await page.evaluate(_OVERFLOW) == [], width
 
 
 @pytest.mark.long
