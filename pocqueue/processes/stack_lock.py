@@ -26,7 +26,7 @@ def stack_lock(state_dir: Path) -> Iterator[int]:
         lock = FileLock(state_dir / _LOCK_NAME, wait=False)
     except BlockingIOError:
         raise ProcessError(
-            f"`pocqueue up` runs on the state folder {state_dir} already (process "
+            f"`pocqueue up` or `pocqueue hosts serve` runs on the state folder {state_dir} already (process "
             f"{stack_pid(state_dir) or 'unknown'}), or its last processes are just ending: use that one, or "
             "set POCQUEUE_STATE_DIR to another folder."
         ) from None

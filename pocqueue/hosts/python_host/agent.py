@@ -275,6 +275,10 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if not options.token:
         parser.error("--token is missing, or HN_NODE_TOKEN: the server's page makes one")
+    if not options.endpoint.startswith(("ws://", "wss://")):
+        parser.error(
+            "--endpoint, or HN_ENDPOINT, is ws://HOST:PORT or wss://HOST, as the server's page shows it"
+        )
     # As Ctrl-C does: what runs is ended first.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:

@@ -368,7 +368,7 @@ class Database(Closing):
                 "-wal file from a backup."
             )
         if error.connection_invalidated or code.startswith(_PASSING):
-            return DatabaseUnavailable(f"{head} It is tried again.")
+            return DatabaseUnavailable(f"{head} Try again.")
         if code.startswith(("28", "3D", "42501", "42P01")):
             return DatabaseUnfit(
                 f"{head} Check POCQUEUE_HOSTS_DATABASE_URL, the rights of its user, and that "
@@ -378,7 +378,7 @@ class Database(Closing):
             # No code: the server was not reached. Its own words for a wrong password have none either.
             if "authentication failed" in what or "does not exist" in what or "no pg_hba" in what:
                 return DatabaseUnfit(f"{head} Check POCQUEUE_HOSTS_DATABASE_URL.")
-            return DatabaseUnavailable(f"{head} Is the server running? It is tried again.")
+            return DatabaseUnavailable(f"{head} Is the server running? Then try again.")
         return None
 
 

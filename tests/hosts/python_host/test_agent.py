@@ -235,10 +235,17 @@ print(asyncio.run(agent["run"](["sh", "-c", {script!r}], 60))[2], end="")
     assert outside.stat().st_mode & 0o777 == 0o500
 
 
-def test_it_says_what_it_needs() -> None:
-    """Without a token."""
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ([], "--token is missing, or HN_NODE_TOKEN"),
+        (["--token", "t", "--endpoint", "127.0.0.1:3002"], "is ws://HOST:PORT or wss://HOST"),
+    ],
+)
+def test_it_says_what_it_needs(options: list[str], words: str) -> None:
+    """Without a token, or with an endpoint to which nobody can connect, however often it is tried."""
     done = subprocess.run(
-        [sys.executable, str(FILE)],
+        [sys.executable, str(FILE), *options],
         env=without_settings(),
         capture_output=True,
         text=True,
@@ -246,7 +253,7 @@ def test_it_says_what_it_needs() -> None:
         timeout=300,
     )
     assert done.returncode == 2
-    assert "--token is missing, or HN_NODE_TOKEN" in done.stderr
+    assert words in done.stderr
 
 
 def _text(log: Path) -> str:

@@ -242,7 +242,7 @@ def test_connections_that_the_server_has_ended(clock: Clock) -> None:
                     server.end_connections()
                     connection.execute(text("SELECT 1"))
 
-            with pytest.raises(DatabaseUnavailable, match="It is tried again"):
+            with pytest.raises(DatabaseUnavailable, match="Try again"):
                 lose_it()
             assert store.nodes.get(node.id) == node
 

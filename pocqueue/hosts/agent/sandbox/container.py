@@ -239,9 +239,9 @@ class Containers(Sandbox):
         except subprocess.TimeoutExpired:
             raise SandboxUnavailable(f"{self.name} does not answer within {_ASK_S} s.") from None
         if done.returncode:
-            said = done.stderr.decode("utf-8", "replace").strip()[-300:]
+            said = done.stderr.decode("utf-8", "replace").strip().rstrip(".")[-300:]
             raise SandboxUnavailable(
-                f"{self.name} is installed but cannot be used: {said}. Start its server, and let this user use it."
+                f"{self.name} is installed but cannot be used ({said}): start its server, and let this user use it."
             )
         return done.stdout.decode()
 

@@ -125,7 +125,7 @@ def _clock_row(scheme: str, netloc: str) -> TestRow:
     return TestRow(
         name="clock",
         state="pass" if is_right else "fail",
-        measured=f"{ahead_s:+.1f} s against the server",
+        measured=f"{ahead_s:+z.1f} s against the server",
         wanted=f"within {CLOCK_S:g} s",
         remedy="" if is_right else f"set it: {_SET_CLOCK}",
     )
