@@ -145,9 +145,11 @@ class Life:
         audits = self._audits = Audits(core, self._blocks, accusations.accuse)
 
         async def choose(history: SlotHistory, advance: Advance) -> None:
-            audits.add(await self._slots.in_slots(audits.choose, history.task, advance))
+            work = self._slots.with_messages
+            audits.add(await work(history, audits.choose, history.task, advance))
 
         async def on_advance(history: SlotHistory, advance: Advance) -> None:
+            self.network.turn_is_over()
             await self.miner.on_record(history, advance.slot.record)
             if config.role in _AUDITORS:  # the next slot does not wait for that
                 self._tasks.start(choose(history, advance))

@@ -175,6 +175,10 @@ class Network:
         """Let peers have a message that another node pushes as well, if it does not come to them."""
         self._relay.tell(kind, body)
 
+    def turn_is_over(self) -> None:
+        """Tell peers no longer of what members said up to now: a turn is decided, and its record is here."""
+        self._relay.turn_is_over()
+
     def push_block(self, identifier: bytes, body: bytes) -> None:
         """Send a block of this node's to all peers."""
         self._relay.push_block(identifier, body)

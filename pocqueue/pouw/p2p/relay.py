@@ -4,7 +4,8 @@ Who makes an urgent one, or a block, pushes it to all its peers as it is. All el
 bodies that are announced, and what was pushed by somebody else. For among nodes that are linked to each other nearly
 everybody has a pushed message when it could be passed on: it is told to those only that are not known to have it, later,
 with many others; sooner to those that had to ask for such a thing just now, as they are not linked to whoever makes it.
-What members of a committee say to each other is said to them alone by who is linked to them all.
+What members of a committee say to each other is said to them alone by who is linked to them all, and told of until
+their turn is decided.
 """
 
 from __future__ import annotations
@@ -26,10 +27,12 @@ from pocqueue.pouw.wire.codec import decode, encode
 
 #: For a body that was never asked for, and of what may come so for each above its rate.
 _UNASKED_POINTS = 2
-#: After so long peers are told of what came to this node, many ids at once; drawn anew each time, so that of two peers that have
-#: the same one mostly tells the other. By then nearly everybody has it of the one that made it.
+#: After so long peers are told of bodies that came to this node, many ids at once; drawn anew each time, so that of two peers
+#: that have the same one mostly tells the other.
 _TELL_S = (0.1, 0.4)
-#: The same for a peer that has asked for what is pushed in the last `_NEEDY_S`.
+#: The same of what was pushed. By then nearly everybody has it of the one that made it, ...
+_TELL_PUSHED_S = (0.3, 1.2)
+#: ... but for a peer that has asked for such a thing in the last `_NEEDY_S`.
 _TELL_SOON_S = (0.02, 0.08)
 _NEEDY_S = 10.0
 _MAX_REFUSED = 10_000
@@ -53,7 +56,8 @@ class Relay:
         self._kept = Kept()
         # What came from others and is not told of yet, or is being looked at, and who has it.
         self._holders: dict[bytes, set[bytes]] = {}
-        self._untold: dict[bytes, Kind] = {}
+        self._untold: dict[bytes, Kind] = {}  # announced kinds
+        self._untold_pushed: dict[bytes, Kind] = {}
         self._untold_soon: dict[bytes, Kind] = {}
         #: Until when (monotonic) a peer is told soon.
         self._needy: dict[bytes, float] = {}
@@ -126,6 +130,12 @@ class Relay:
             if (link := self._links.get(account)) is not None:
                 _send_ids(link, Kind.WANT, kind, ids)
 
+    def turn_is_over(self) -> None:
+        """Tell nobody any more of what members have said: the record of their turn is here, which says all of it."""
+        for identifier, kind in self._untold_pushed.items():
+            if kind in TALK:
+                self._holders.pop(identifier, None)
+
     def gone(self, link: Link) -> None:
         """Have others asked for what this peer was asked for."""
         self._wants.gone(link.account)
@@ -172,7 +182,9 @@ class Relay:
             self.announce(kind, [identifier], source=link)
         else:
             self._holders.setdefault(identifier, set()).add(link.account)
-            self._tell_later(identifier, kind)
+            if not self._untold:
+                _call_within(_TELL_S, self._tell_bodies)
+            self._untold[identifier] = kind
 
     async def _take_pushed(self, link: Link, kind: Kind, body: bytes) -> None:
         identifier = pushed_id(kind, body)
@@ -199,16 +211,13 @@ class Relay:
 
     def _keep_and_tell(self, identifier: bytes, kind: Kind, body: bytes) -> None:
         self._kept.add(identifier, kind, body, time.monotonic())
-        self._tell_later(identifier, kind)
-
-    def _tell_later(self, identifier: bytes, kind: Kind) -> None:
         if self._needy:
             if not self._untold_soon:
                 _call_within(_TELL_SOON_S, self._tell_needy)
             self._untold_soon[identifier] = kind
-        if not self._untold:
-            _call_within(_TELL_S, self._tell)
-        self._untold[identifier] = kind
+        if not self._untold_pushed:
+            _call_within(_TELL_PUSHED_S, self._tell_pushed)
+        self._untold_pushed[identifier] = kind
 
     def _tell_needy(self) -> None:
         """Announce what came to this node to peers that would have missed others."""
@@ -218,22 +227,31 @@ class Relay:
         for account in self._needy.keys() & self._links.keys():
             self._tell_to(self._links[account], untold)
 
-    def _tell(self) -> None:
-        """Announce what came to this node."""
-        untold, self._untold, self._untold_soon = self._untold, {}, {}
+    def _tell_pushed(self) -> None:
+        """Announce what was pushed to this node."""
+        untold, self._untold_pushed = self._untold_pushed, {}
+        self._tell(untold)
+
+    def _tell_bodies(self) -> None:
+        """Announce bodies that came to this node."""
+        untold, self._untold = self._untold, {}
+        self._tell(untold)
+
+    def _tell(self, untold: dict[bytes, Kind]) -> None:
         for link in list(self._links.values()):
             self._tell_to(link, untold)
         for identifier in untold:
             self._holders.pop(identifier, None)
 
     def _tell_to(self, link: Link, untold: dict[bytes, Kind]) -> None:
-        """Announce to a peer what it is not known to have."""
+        """Announce to a peer what it is not known to have, and somebody may still lack."""
         ids: defaultdict[Kind, list[bytes]] = defaultdict(list)
         for identifier, kind in untold.items():
-            holders = self._holders.get(identifier, set())
-            if link.account not in holders and self._concerns(kind, link):
-                ids[kind if kind in ANNOUNCED else Kind.PUSHED].append(identifier)
-                holders.add(link.account)
+            holders = self._holders.get(identifier)
+            if holders is None or link.account in holders or not self._concerns(kind, link):
+                continue
+            ids[kind if kind in ANNOUNCED else Kind.PUSHED].append(identifier)
+            holders.add(link.account)
         for kind, found in ids.items():
             _send_ids(link, Kind.ANNOUNCE, kind, found)
 

@@ -25,6 +25,12 @@ from tests.pouw.p2p.rogue import connected, linked
 from tests.support.waiting import PATIENCE_S, until
 
 
+@pytest.fixture(autouse=True)
+def _told_early(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before those who are not linked find each other by themselves."""
+    monkeypatch.setattr(relay, "_TELL_PUSHED_S", (0.02, 0.08))
+
+
 async def test_both_sides_of_a_link_know_each_other() -> None:
     """Account, name, role, and where the other one listens."""
     a, b = Node("a", role="supervisor"), Node("b")
@@ -121,7 +127,9 @@ async def test_what_is_told_is_fetched_by_whom_it_did_not_come_to() -> None:
 
 async def test_who_had_to_ask_is_told_sooner(monkeypatch: pytest.MonkeyPatch) -> None:
     """A peer that is not linked to whoever makes what is pushed does not wait for long each time."""
-    a, b, c, d = nodes = [Node(name) for name in "abcd"]
+    a, b, d = Node("a"), Node("b"), Node("d")
+    c = Node("c", max_peers=1)  # it finds nobody else by itself
+    nodes = (a, b, c, d)
     async with running(*nodes):
         for other in (b, c, d):
             await a.network.connect(*other.where)
@@ -129,12 +137,27 @@ async def test_who_had_to_ask_is_told_sooner(monkeypatch: pytest.MonkeyPatch) ->
         b.network.push(Kind.RECORD, b"first")
         await until(lambda: all((Kind.RECORD, b"first") in one.keeper.received for one in (c, d)))
         # Longer than this test waits for anything.
-        monkeypatch.setattr(relay, "_TELL_S", (1000.0, 1000.0))
+        monkeypatch.setattr(relay, "_TELL_PUSHED_S", (1000.0, 1000.0))
         c.network.push(Kind.VOTE, b"of c")  # of which b and d would have to be told
         b.network.push(Kind.RECORD, b"second")
         await until(lambda: (Kind.RECORD, b"second") in c.keeper.received)
         assert (Kind.VOTE, b"of c") in a.keeper.received
         assert all((Kind.VOTE, b"of c") not in one.keeper.received for one in (b, d))
+
+
+async def test_what_was_said_of_a_turn_that_is_over_is_told_to_nobody() -> None:
+    """Its record is, and what is said of the next turn."""
+    a, b, c = Node("a"), Node("b"), Node("c")
+    async with running(a, b, c):
+        for other in (b, c):
+            await a.network.connect(*other.where)
+        b.network.push(Kind.VOTE, b"first")
+        b.network.push(Kind.RECORD, b"slot")
+        await until(lambda: len(a.keeper.received) == 2)
+        a.network.turn_is_over()
+        b.network.push(Kind.VOTE, b"second")
+        await until(lambda: len(c.keeper.received) == 2)
+        assert sorted(c.keeper.received) == [(Kind.RECORD, b"slot"), (Kind.VOTE, b"second")]
 
 
 async def test_what_does_not_come_is_had_from_another() -> None:
