@@ -68,10 +68,11 @@ PUSHED = frozenset(
         *(Kind.BEACON, Kind.MOTION, Kind.SHARE, Kind.NOISE),
     )
 )
-#: What is public and says much of what was said before. Ids are new each time; noise is a secret, see `deflate`.
-DEFLATED = (ANNOUNCED | PUSHED) - {Kind.NOISE}
 #: What members of a committee say to each other.
 TALK = frozenset({Kind.PROPOSAL, Kind.VOTE, Kind.BEACON})
+#: What is public and says much of what was said before. Ids are new each time, and talk is signatures mostly; noise is a secret,
+#: see `deflate`.
+DEFLATED = (ANNOUNCED | PUSHED) - TALK - {Kind.NOISE}
 REQUESTS = frozenset({Kind.STATUS, Kind.BLOCKS, Kind.SLOTS, Kind.THETA, Kind.PEX, Kind.CHUNK})
 #: Who catches up asks as fast as it gets answers: one too many waits, and is no flood.
 PATIENT = REQUESTS - {Kind.PEX}
