@@ -12,7 +12,7 @@ import hashlib
 import hmac
 import math
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import NoReturn, SupportsIndex, TypeVar
@@ -95,8 +95,7 @@ class SecretKey:
         return self._multiplied(_possession(account, self.public_key), _POSSESSION)
 
     def _multiplied(self, data: bytes, suite: bytes) -> bytes:
-        compressed: bytes = _hashed(data, suite).scalar_mul(self.scalar).compress()
-        return compressed
+        return _written(_hashed(data, suite).scalar_mul(self.scalar))
 
     @override
     def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
@@ -168,20 +167,17 @@ def combine(shares: Mapping[int, bytes]) -> bytes:
         raise SlotError("signature", "there are no shares.")
     # Its weights are fractions of small numbers. Those over their common denominator are whole, and a few additions take a
     # tenth of the time of a power; one power is left, and none if that denominator is 1, as for most quorums of four.
-    weights = {number: _weight_at_0(number, shares) for number in shares}
-    denominator = math.lcm(*(weight.denominator for weight in weights.values()))
+    weights, denominator = _weights_at_0(tuple(shares))
     total = _INFINITY_2
-    for number, share in shares.items():
+    for (number, share), weight in zip(shares.items(), weights, strict=True):
         try:
             point = _read_signature(share)
         except ValueError as exc:
             raise SlotError("signature", f"share {number}: {exc}.") from None
-        whole = int(weights[number] * denominator)
-        total += _times(point, whole) if whole > 0 else -_times(point, -whole)
+        total += _times(point, weight) if weight > 0 else -_times(point, -weight)
     if denominator != 1:
         total = total.scalar_mul(pow(denominator, -1, ORDER))
-    compressed: bytes = total.compress()
-    return compressed
+    return _written(total)
 
 
 def value_at(commitments: Sequence[bytes], number: int) -> bytes:
@@ -213,13 +209,18 @@ def add_keys(keys: Sequence[bytes]) -> bytes:
     return _compressed(total)
 
 
-def _weight_at_0(number: int, numbers: Iterable[int]) -> Fraction:
-    """Return what a polynomial's value at a number counts for in its value at 0, if it is known at these numbers."""
-    weight = Fraction(1)
-    for other in numbers:
-        if other != number:
-            weight *= Fraction(other, other - number)
-    return weight
+@functools.lru_cache(maxsize=256)  # of a committee the same few make nearly every signature
+def _weights_at_0(numbers: tuple[int, ...]) -> tuple[list[int], int]:
+    """Return what a polynomial's values at these numbers count for in its value at 0, and what that sum is to be divided by."""
+    weights = [
+        math.prod(
+            (Fraction(other, other - number) for other in numbers if other != number),
+            start=Fraction(1),
+        )
+        for number in numbers
+    ]
+    denominator = math.lcm(*(weight.denominator for weight in weights))
+    return [int(weight * denominator) for weight in weights], denominator
 
 
 @functools.lru_cache(maxsize=64)  # a member signs the same that it then checks
@@ -265,10 +266,24 @@ def _verify(public_key: bytes, data: bytes, signature: bytes, suite: bytes) -> b
 
 
 def _read_signature(signature: bytes) -> BlstP2Element:
-    point = BlstP2Element.uncompress(signature)  # refuses what is not of the group
+    made = _made(signature)
+    # What is not of the group is refused.
+    point = made[0] if made else BlstP2Element.uncompress(signature)
     if point == _INFINITY_2:
         raise ValueError("the point at infinity")
     return point
+
+
+def _written(point: BlstP2Element) -> bytes:
+    compressed: bytes = point.compress()
+    _made(compressed)[:] = [point]
+    return compressed
+
+
+@functools.lru_cache(maxsize=64)
+def _made(_signature: bytes) -> list[BlstP2Element]:
+    """Return the point of a signature that was made here lately, as a list: a member combines, and checks, what it has made."""
+    return []
 
 
 @functools.lru_cache(maxsize=256)
