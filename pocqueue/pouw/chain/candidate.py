@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import statistics
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -28,6 +28,13 @@ _HEAD_BYTES: Final = 8000
 MAX_HASHES: Final = 1 << 20
 
 
+class _Made(NamedTuple):
+    tip: bytes
+    until_ms: int
+    header: Header
+    transactions: tuple[Transaction, ...]
+
+
 class Candidates:
     """The blocks that one account may mine. For the thread that has the mempool.
 
@@ -39,9 +46,7 @@ class Candidates:
     def __init__(self, genesis: Genesis, account: bytes) -> None:
         self._genesis = genesis
         self._account = account
-        self._tip = b""
-        self._made: tuple[Header, tuple[Transaction, ...]] = (genesis.header, ())
-        self._until_ms = 0
+        self._made: _Made | None = None
 
     def candidate(
         self, tip: Position, mempool: Mempool, task: bytes, slot: int, lane: int, now_ms: int
@@ -58,14 +63,24 @@ class Candidates:
             lane: of the account.
             now_ms: the clock.
         """
-        if self._tip != tip.id or not now_ms < self._until_ms:
+        known = self.known(tip, task, slot, lane, now_ms)
+        if known is None:
             time_ms = max(now_ms, _earliest_ms(tip))
-            self._made = assemble(
+            header, transactions = assemble(
                 self._genesis, tip, mempool, self._account, time_ms, is_founding=False
             )
-            self._tip, self._until_ms = tip.id, now_ms + REFRESH_MS
-        header, transactions = self._made
-        return msgspec.structs.replace(header, task=task, slot=slot, lane=lane), transactions
+            self._made = _Made(tip.id, now_ms + REFRESH_MS, header, transactions)
+            known = _placed(header, task, slot, lane), transactions
+        return known
+
+    def known(
+        self, tip: Position, task: bytes, slot: int, lane: int, now_ms: int
+    ) -> tuple[Header, tuple[Transaction, ...]] | None:
+        """Return the same, from any thread, if it need not be made anew; None: it does."""
+        made = self._made
+        if made is None or made.tip != tip.id or not now_ms < made.until_ms:
+            return None
+        return _placed(made.header, task, slot, lane), made.transactions
 
 
 def mine_founding(
@@ -101,6 +116,10 @@ def mine_founding(
             header = msgspec.structs.replace(header, nonce=nonce)
             return Block(header, transactions, Founding(sign(key, header.id)))
     return None
+
+
+def _placed(header: Header, task: bytes, slot: int, lane: int) -> Header:
+    return msgspec.structs.replace(header, task=task, slot=slot, lane=lane)
 
 
 def _gives_up(transaction: Transaction, account: bytes) -> bool:

@@ -18,9 +18,10 @@ from pocqueue.pouw.p2p.frames import Kind
 from pocqueue.pouw.slots.history import SlotHistory
 from pocqueue.pouw.slots.miner import Candidate, LaneMiner, Work
 from pocqueue.pouw.slots.slot_store import SlotStore
-from pocqueue.pouw.wire.blocks import Block
+from pocqueue.pouw.wire.blocks import Block, Header
 from pocqueue.pouw.wire.codec import encode
 from pocqueue.pouw.wire.slots import SlotRecord
+from pocqueue.pouw.wire.transactions import Transaction
 
 _LANE = 0
 #: Tasks whose lane is kept: the filler's, and clients' of late. Two residuals each.
@@ -134,7 +135,7 @@ class Mining:
         core, parts = self._core, self._core.config.parts
         tip, next_slot = core.chain.tip.id, (history.task.id, work.slot + 1)
         # Made meanwhile: afterwards the chain's thread may be busy with a block.
-        making = asyncio.ensure_future(core.in_chain(self._candidate, *next_slot))
+        making = asyncio.ensure_future(self._candidate(*next_slot))
         self.is_training = True
         try:
             noise = self._noises.own(history.task, work.slot, _LANE)
@@ -146,7 +147,7 @@ class Mining:
             self.is_training = False
             making.cancel()
         if core.chain.tip.id != tip:
-            candidate = await core.in_chain(self._candidate, *next_slot)
+            candidate = await self._candidate(*next_slot)
         message = await self._slots.in_slots(
             lane.message, work, done, parts, candidate, self._store.write_sent
         )
@@ -163,10 +164,19 @@ class Mining:
         history = await self._slots.history(self._slots.newest[0])
         await self._core.trainer.accuracy(history.task, history.theta, "val")
 
-    def _candidate(self, task: bytes, slot: int) -> Candidate:
-        core = self._core
-        tip, pool = core.chain.tip, core.mempool
-        return Candidate(*self._candidates.candidate(tip, pool, task, slot, _LANE, now_ms()))
+    async def _candidate(self, task: bytes, slot: int) -> Candidate:
+        """Return the block for a slot; most slots have that of the one before, for which the chain's thread is not asked."""
+        core, of = self._core, (task, slot, _LANE)
+        known = self._candidates.known(core.chain.tip, *of, now_ms())
+        if known is None:
+            known = await core.in_chain(self._made_candidate, *of)
+        return Candidate(*known)
+
+    def _made_candidate(
+        self, task: bytes, slot: int, lane: int
+    ) -> tuple[Header, tuple[Transaction, ...]]:
+        chain, pool = self._core.chain, self._core.mempool
+        return self._candidates.candidate(chain.tip, pool, task, slot, lane, now_ms())
 
     async def _found(self, block: Block) -> None:
         core = self._core

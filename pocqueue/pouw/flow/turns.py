@@ -70,7 +70,7 @@ class OpenTurn:
         """
         bench, wake = self._bench, self._wake
         slots, hearing = bench.slots, bench.hearing
-        if not self._is_alone:
+        if self.turn.number <= bench.store.newest_said:
             said = await slots.in_slots(bench.store.said, self.turn.number)
             if said:
                 self._begin(said)

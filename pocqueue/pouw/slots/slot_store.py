@@ -74,6 +74,8 @@ class SlotStore(NodeFile):
             Path(__file__).with_name(name) for name in ("slots.sql", "said.sql", "noise.sql")
         ]
         super().__init__(folder, SLOTS_NAME, _ROLE, scripts, network)
+        #: The newest turn that this node has said something in, as far as it is kept; -1: none.
+        self.newest_said = self._newest_said()
 
     def write(self, advance: Advance, *, durable: bool = True) -> None:
         """Keep a slot. The same one may be written again.
@@ -355,6 +357,7 @@ class SlotStore(NodeFile):
                 for number, one in enumerate(said, first)
             ]
             db.executemany("INSERT INTO said VALUES (?, ?, ?, ?)", rows)
+        self.newest_said = max(turn, self.newest_said)
 
     def said(self, turn: int) -> list[Said]:
         """Return what this node has said in a turn, in that order."""
@@ -370,6 +373,11 @@ class SlotStore(NodeFile):
         """Forget what was said in turns before this one: they are decided, and their slots are here."""
         with self.transaction(durable=False) as db:
             db.execute("DELETE FROM said WHERE turn < ?", (before_turn,))
+
+    def _newest_said(self) -> int:
+        with self.transaction() as db:
+            [found] = db.execute("SELECT coalesce(max(turn), -1) FROM said").fetchone()
+        return int(found)
 
     def _num_empty(self, history: SlotHistory) -> int:
         """Return how many slots just before the open one had no message."""

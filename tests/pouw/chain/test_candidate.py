@@ -67,13 +67,15 @@ def test_it_stays_while_nothing_changes(chain: Chain, candidates: Candidates) ->
     """For a second; slots and lanes only put their own numbers in."""
     mempool = waiting(chain.tip, [paid(2, "other")])
     header, _ = candidates.candidate(chain.tip, mempool, FILLER, 9, 0, _NOW_MS)
-    same, _ = candidates.candidate(chain.tip, mempool, FILLER, 9, 0, _NOW_MS + 900)
+    same, same_transactions = candidates.candidate(chain.tip, mempool, FILLER, 9, 0, _NOW_MS + 900)
     assert same.zero_nonce_hash == header.zero_nonce_hash
     for task, slot, lane in ((FILLER, 10, 0), (FILLER, 9, 1), (b"t" * 32, 9, 0)):
         other, _ = candidates.candidate(chain.tip, mempool, task, slot, lane, _NOW_MS)
         assert (other.task, other.slot, other.lane) == (task, slot, lane)
         assert (other.state, other.time_ms) == (header.state, _NOW_MS)
         assert other.zero_nonce_hash != header.zero_nonce_hash
+    assert candidates.known(chain.tip, FILLER, 9, 0, _NOW_MS + 999) == (header, same_transactions)
+    assert candidates.known(chain.tip, FILLER, 9, 0, _NOW_MS + 1000) is None
     renewed, _ = candidates.candidate(chain.tip, mempool, FILLER, 9, 0, _NOW_MS + 1000)
     assert renewed.time_ms == _NOW_MS + 1000
 
@@ -85,6 +87,7 @@ def test_a_new_tip_makes_a_new_one(chain: Chain, candidates: Candidates) -> None
     candidates.candidate(chain.tip, mempool, FILLER, 9, 0, _NOW_MS)
     block = trained(chain.tip, [payment])
     mempool.remove(chain.add(block, block.header.time_ms).connected[0].transactions)
+    assert candidates.known(chain.tip, FILLER, 9, 0, _NOW_MS) is None
     made = candidates.candidate(chain.tip, mempool, FILLER, 9, 0, START_MS - 5000)
     header, transactions = made
     assert (header.parent, header.height, transactions) == (block.id, 3, ())

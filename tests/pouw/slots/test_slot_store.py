@@ -186,10 +186,13 @@ def test_what_a_member_said_is_there_after_a_restart(tmp_path: Path) -> None:
     first: list[Said] = [group.proposal(), group.vote(0, PREVOTE)]
     second: list[Said] = [group.vote(0, PRECOMMIT), group.vote(0, PREVOTE, None, 1)]
     with SlotStore(tmp_path, NETWORK) as store:
+        assert store.newest_said == -1
         store.write_said(7, first)
         store.write_said(8, second)
         store.write_said(7, second)
+        assert store.newest_said == 8
     with SlotStore(tmp_path, NETWORK) as store:
+        assert store.newest_said == 8
         assert store.said(7) == [*first, *second]
         assert store.said(8) == second
         store.forget_said(8)
