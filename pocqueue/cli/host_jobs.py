@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -152,7 +153,10 @@ def log(
     with open_store() as store:
         text = store.jobs.log(job, attempt).text
     # A stranger's machine wrote it, and a terminal obeys it.
-    typer.echo("".join(c if c.isprintable() or c in "\n\t" else "·" for c in text), nl=False)
+    shown = "".join(c if c.isprintable() or c in "\n\t" else "·" for c in text)
+    # Not into the prompt.
+    is_open = sys.stdout.isatty() and shown and not shown.endswith("\n")
+    typer.echo(shown, nl=bool(is_open))
 
 
 @app.command(short_help="Cancel a job.")

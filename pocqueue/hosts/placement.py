@@ -148,7 +148,10 @@ def place(need: Need, nodes: Sequence[Candidate], crowd: Crowd | None = None) ->
             lambda node: node.proven or need.kind == "test",
             "Only nodes of wallets that have not signed in are connected.",
         ),
-        (lambda node: not node.refused_it, "The nodes that could do it have refused it."),
+        (
+            lambda node: not node.refused_it,
+            "The nodes that could do it have refused it; its log says why.",
+        ),
         (can, _wants(need)),
         (
             lambda node: node.num_open < node.slots and node.gpus_for(need) is not None,

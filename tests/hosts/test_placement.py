@@ -52,7 +52,7 @@ def chosen(need: Need, *nodes: Candidate) -> str:
         ({"kinds": ("test",)}, {}, "No connected node takes jobs of kind command."),
         ({"protocol": 1}, {"has_text": False}, "No connected node takes jobs of kind command."),
         ({"proven": False}, {}, "Only nodes of wallets that have not signed in are connected."),
-        ({"refused_it": True}, {}, "The nodes that could do it have refused it."),
+        ({"refused_it": True}, {}, "The nodes that could do it have refused it; its log says why."),
         ({}, {"gpus": 2}, "No connected node has 2 healthy GPUs."),
         (
             {},

@@ -185,7 +185,10 @@ def test_a_job_that_a_node_ends_by_itself_goes_to_another(store: HostStore) -> N
     running(store, job.id)
     done = store.leases.finish(job.id, node.id, Report("cancelled"))
     assert (done.job.state, done.attempt.outcome) == (JobState.QUEUED, Outcome.REFUSED)
-    assert store.places.place(job.id) == "The nodes that could do it have refused it."
+    assert (
+        store.places.place(job.id)
+        == "The nodes that could do it have refused it; its log says why."
+    )
 
 
 def test_a_result_for_somebody_elses_job_is_refused(store: HostStore) -> None:
