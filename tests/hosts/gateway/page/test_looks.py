@@ -8,7 +8,7 @@ import httpx
 import pytest
 from playwright.async_api import Browser, ViewportSize, expect
 
-from pocqueue.hosts.gateway.page.view import PAGE
+from pocqueue.hosts.gateway.page.view import PAGE, Asked, read
 from tests.hosts.gateway.conftest import Gateway
 from tests.hosts.gateway.page.fleet import fleet
 from tests.hosts.gateway.page.open_page import open_page
@@ -102,7 +102,7 @@ async def test_two_hundred_machines_are_pages(gateway: Gateway) -> None:
             while not (first := await anext(lines)).startswith("data:"):
                 pass
             assert len(first) < 400_000
-            node = gateway.store.overview.standings(wallet)[0].node
+            node = read(gateway.store, Asked(wallet), is_owner=True).nodes[0]
             gateway.store.nodes.set_state(node.id, "draining", actor=wallet, wallet=wallet)
             gateway.service.hub.changes.tell(wallet)
             while not (line := await anext(lines)).startswith("data:"):
