@@ -82,6 +82,7 @@ class LiveSocket(WebSocketsSansIOProtocol):
         #: the time.
         self.take: Callable[[bytes], bool] | None = None
         self._heard_s = 0.0  #: when something came, by the loop's clock
+        self._is_between = False  # as `is_between` said after the newest data that took all steps
 
     async def answers(self, timeout_s: float) -> bool:
         """Say whether the client's machine answers a ping within a time, in seconds."""
@@ -141,11 +142,12 @@ class LiveSocket(WebSocketsSansIOProtocol):
         self._heard_s = self.loop.time()
         if (
             self.take is None
-            or not is_between(self.conn)
+            or not (self._is_between or is_between(self.conn))
             or (text := only_text(data)) is None
             or not self.take(text)
         ):
             super().data_received(data)
+            self._is_between = is_between(self.conn)
 
     @override
     def schedule_ping(self) -> None:

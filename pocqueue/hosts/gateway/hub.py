@@ -28,6 +28,7 @@ from typing_extensions import override
 from pocqueue.closing import AsyncClosing
 from pocqueue.errors import StoreError
 from pocqueue.hosts.errors import DatabaseUnavailable, DatabaseUnfit, LeaseLost, UnknownJob
+from pocqueue.hosts.gateway.beats import Beats
 from pocqueue.hosts.gateway.changes import Changes
 from pocqueue.hosts.gateway.job_message import job_message, sleep_job
 from pocqueue.hosts.gateway.limits import RateLimits
@@ -117,6 +118,7 @@ class Hub(AsyncClosing):
         self._flushing = asyncio.Lock()
         self._away_s: float | None = None  # since when the database is away
         self._quiet_until_s = 0.0  # see `has_heard_all`; both by `time.monotonic`
+        self.beats = Beats()  #: that are not answered yet
         self.changes = Changes()  #: of wallets, for pages that are open
         self.num_sockets = 0  #: open ones, of nodes and of nobody yet
         self.loop: asyncio.AbstractEventLoop | None = None  #: once it runs

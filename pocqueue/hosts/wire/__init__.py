@@ -60,6 +60,7 @@ from pocqueue.hosts.wire.from_agent import (
     Resume,
     SelfTest,
     read_from_agent,
+    read_heartbeat,
 )
 from pocqueue.hosts.wire.from_gateway import (
     Ack,
@@ -134,6 +135,7 @@ __all__ = [
     "origin_of",
     "read_from_agent",
     "read_from_gateway",
+    "read_heartbeat",
     "rotation_text",
     "signed_text",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import BeforeValidator, Field, TypeAdapter
+from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
 
 from pocqueue.hosts.protocol import MAX_GPUS, MAX_JOBS, PROTOCOL
 from pocqueue.hosts.wire.fields import (
@@ -163,6 +163,7 @@ FromAgent: TypeAlias = Annotated[
 ]
 
 _FROM_AGENT: TypeAdapter[FromAgent] = TypeAdapter(FromAgent)
+_HEARTBEAT = TypeAdapter(Heartbeat)
 
 
 def read_from_agent(text: str | bytes) -> FromAgent:
@@ -172,3 +173,12 @@ def read_from_agent(text: str | bytes) -> FromAgent:
         BadMessage: it is none.
     """
     return read(_FROM_AGENT, text)
+
+
+def read_heartbeat(text: bytes) -> Heartbeat | None:
+    """Read a heartbeat, in half the time that it takes where any message may come; None: it is none."""
+    try:
+        found = _HEARTBEAT.validate_json(text)
+    except (ValidationError, RecursionError):
+        return None
+    return found if "type" in found.model_fields_set else None

@@ -30,7 +30,8 @@ logger = logging.getLogger(__name__)
 
 #: What an agent says once: it is taken when the database is back.
 _SAID_ONCE = wire.JobRefused | wire.SelfTest | wire.Draining
-#: Longest heartbeat that is taken as it comes: that of a machine with some GPUs and jobs.
+#: How agents begin a heartbeat, and the longest that is taken apart: that of a machine with some GPUs and jobs.
+_BEAT: Final = b'{"type":"heartbeat"', b'{"type": "heartbeat"'
 _MAX_BEAT_BYTES: Final = 4096
 _ACK: Final = text_frame(ACK)
 #: Such messages of one socket that wait; more are refused.
@@ -48,6 +49,7 @@ class AgentSocket(Connection):
     """
 
     __slots__ = (
+        "_beat",
         "_budget",
         "_conversation",
         "_entrance",
@@ -74,6 +76,7 @@ class AgentSocket(Connection):
         self.until_s = 0.0  #: by the loop's clock: it has to be a node's by then
         self.facts = HostFacts()  #: what its machine says of itself
         self._websocket = websocket
+        self._beat: bytes | None = None  # that waits, see `beats`
         self._budget = MessageBudget()
         self._sending = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -88,7 +91,7 @@ class AgentSocket(Connection):
         self.until_s = loop.time() + self.hub.timings.register_s
         deadline = loop.call_at(self.until_s, self._end_if_nobody)
         try:
-            self._live.take = self._take_beat
+            self._live.take = self._take_apart
             while (text := await self._next()) is not None:
                 await self._take(text)
         finally:
@@ -142,27 +145,32 @@ class AgentSocket(Connection):
         text: str | None = event.get("text")
         return text if text is not None else bytes(event.get("bytes") or b"")
 
-    def _take_beat(self, data: bytes) -> bool:
-        """Take a heartbeat as it comes: nearly all that comes is one, and the steps of all others cost as much again.
+    def _take_apart(self, data: bytes) -> bool:
+        """Take a heartbeat past the steps of all other messages: nearly all that comes is one.
 
         Returns:
-            False: it is none, or somebody has to wait for something.
+            False: it is none, another one waits, or the agent has to read first.
         """
-        is_ready = self.is_node and self._live.writable.is_set() and not self._sending.locked()
-        if not is_ready or len(data) > _MAX_BEAT_BYTES or b'"heartbeat"' not in data:
+        is_beat = data.startswith(_BEAT) and len(data) <= _MAX_BEAT_BYTES
+        is_ready = self.is_node and self._beat is None and self._live.writable.is_set()
+        if not is_beat or not is_ready:
             return False
-        try:
-            message = wire.read_from_agent(data)
-        except wire.BadMessage:
-            return False
-        if not isinstance(message, wire.Heartbeat) or message.node_id != self.node.id:
-            return False
-        if not self._budget.take():
-            return False
+        self._beat = data
+        self.hub.beats.add(self._take_beat)
+        return True
+
+    def _take_beat(self) -> None:
+        """Take the heartbeat that waits."""
+        data, self._beat = self._beat or b"", None
+        is_ready = self._live.writable.is_set() and not self._sending.locked()
+        message = wire.read_heartbeat(data) if is_ready else None
+        if message is None or message.node_id != self.node.id or not self._budget.take():
+            # It is wrong, or too much, or has to wait for its answer after all.
+            self.spawn(self._take(data))
+            return
         self.hub.metrics.count("messages", message.type)
         self._conversation.beats(message)
         self._live.say_at_once(_ACK)
-        return True
 
     async def _take(self, text: str | bytes) -> None:
         if not self._budget.take():
