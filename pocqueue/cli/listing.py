@@ -12,7 +12,7 @@ from rich.text import Text
 from typing_extensions import override
 
 #: A column of words is not made narrower than this.
-_WORDS = 30
+_WORDS = 28
 #: Of a row in lines.
 _GAP, _INDENT = "   ", "  "
 
