@@ -58,10 +58,9 @@ def pytest_configure() -> None:
 
 #: Modules of tests/acceptance on processes that stand once; the others have processes of their own.
 _ON_SHARED_PROCESSES = {
-    **dict.fromkeys(("test_artifacts", "test_cli"), "stack"),
-    **dict.fromkeys(("test_artifact_delegation", "test_broken_line"), "quick stack"),
-    **dict.fromkeys(("test_delegation", "test_failures", "test_mlnode"), "quick stack"),
-    **dict.fromkeys(("test_rounds",), "quick stack"),
+    **dict.fromkeys(("test_artifact_delegation", "test_artifacts", "test_broken_line"), "stack"),
+    **dict.fromkeys(("test_cli", "test_delegation", "test_failures"), "stack"),
+    **dict.fromkeys(("test_mlnode", "test_rounds"), "stack"),
     **dict.fromkeys(("test_host_agents", "test_hosts"), "hosts"),
 }
 
@@ -81,7 +80,7 @@ def _group(nodeid: str) -> str:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the longest groups first, and mark what needs a Redis server: `-m "not redis"` does without."""
-    longest = {"stack", "quick stack", "vllm", "clone"}
+    longest = {"stack", "vllm", "clone"}
     items.sort(key=lambda item: _group(item.nodeid) not in longest)
     for item in items:
         if {"redis_server", "own_redis"} & set(getattr(item, "fixturenames", ())):

@@ -59,17 +59,11 @@ class ArtifactCheat(Cheat):
     _rng = random.Random(4)  # noqa: S311 - it is to repeat
 
 
-@pytest.fixture
-def stack(quick_stack: Stack) -> Stack:
-    """The quick one."""
-    return quick_stack
-
-
 @pytest.fixture(scope="module")
-def big(shared_quick_stack: Stack) -> Iterator[BigNode]:
+def big(shared_stack: Stack) -> Iterator[BigNode]:
     """One big node for the module."""
-    yield BigNode(shared_quick_stack, "artifact-delegation", DELEGATION_MAX_SESSIONS="20")
-    shared_quick_stack.terminate("artifact-delegation")
+    yield BigNode(shared_stack, "artifact-delegation", DELEGATION_MAX_SESSIONS="20")
+    shared_stack.terminate("artifact-delegation")
 
 
 @pytest.fixture

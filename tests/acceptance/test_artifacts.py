@@ -184,7 +184,7 @@ def test_a_pool_finds_the_threshold_of_its_engines(stack: Stack) -> None:
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     [pair] = found["pairs"]
-    assert pair["runs"] == "torch bfloat16 in batches of 8 and torch bfloat16 in batches of 4"
+    assert pair["runs"] == "torch float32 in batches of 8 and torch float32 in batches of 4"
     assert pair["num_compared"] == 128
     assert 0 <= pair["num_between_gpus"] <= 128
     assert found["dist_threshold"] == pair["threshold"]["high"] < 0.4
@@ -196,9 +196,7 @@ def test_a_threshold_without_a_pool(stack: Stack) -> None:
     options = ("calibrate", "--local", "--proof", "artifact", "--seq-len", "16")
     done = pocqueue_here(stack, *options, "--samples", "100", "--batch-size", "20")
     assert done.returncode == 0, done.stderr
-    assert (
-        "torch bfloat16 in batches of 20 and torch bfloat16 in batches of 10: mean" in done.stdout
-    )
+    assert "torch float32 in batches of 20 and torch float32 in batches of 10: mean" in done.stdout
     few = pocqueue_here(stack, *options, "--samples", "50")
     assert few.returncode == 2
     assert "at least 100 are needed" in few.stderr

@@ -21,12 +21,6 @@ from tests.support.stack import Stack
 
 
 @pytest.fixture
-def stack(quick_stack: Stack) -> Stack:
-    """The quick one."""
-    return quick_stack
-
-
-@pytest.fixture
 def line(stack: Stack) -> Iterator[Line]:
     """What the io worker reaches its Redis by."""
     stack.terminate("io")

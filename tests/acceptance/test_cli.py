@@ -64,7 +64,7 @@ def test_a_round_without_a_target_finds_one(stack: Stack) -> None:
 
 def test_validation_of_an_honest_file(stack: Stack, proofs: dict[str, Any]) -> None:
     """Recomputing the file's proofs finds nothing: exit code 0."""
-    done = pocqueue(stack, "round", "validate", str(proofs["path"]))
+    done = pocqueue_here(stack, "round", "validate", str(proofs["path"]))
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("Honest: ")
 
@@ -214,6 +214,7 @@ def test_what_the_pool_cannot_do_is_refused(
     assert stack.backend.store.list_ids() == before
 
 
+@pytest.mark.long
 def test_a_queue_with_a_live_worker_takes_no_second_one(stack: Stack) -> None:
     """The second worker ends with code 2 and says who has the queue."""
     second = stack.spawn("second", "celery", "-A", "pocqueue", "worker", "-Q", "gpu0", env=QUICK)

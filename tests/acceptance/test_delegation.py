@@ -29,18 +29,12 @@ from tests.support.stack import Stack
 ENOUGH = 400
 
 
-@pytest.fixture
-def stack(quick_stack: Stack) -> Stack:
-    """The quick one."""
-    return quick_stack
-
-
 @pytest.fixture(scope="module")
-def big(shared_quick_stack: Stack) -> Iterator[BigNode]:
+def big(shared_stack: Stack) -> Iterator[BigNode]:
     """One big node for the module."""
-    yield BigNode(shared_quick_stack, DELEGATION_MAX_SESSIONS="20")
-    if "delegation" in shared_quick_stack.processes:
-        shared_quick_stack.terminate("delegation")
+    yield BigNode(shared_stack, DELEGATION_MAX_SESSIONS="20")
+    if "delegation" in shared_stack.processes:
+        shared_stack.terminate("delegation")
 
 
 @pytest.fixture(scope="module")
@@ -52,9 +46,9 @@ def wire(big: BigNode) -> Iterator[Wire]:
 
 
 @pytest.fixture(scope="module")
-def small(shared_quick_stack: Stack, wire: Wire) -> Iterator[SmallNode]:
+def small(shared_stack: Stack, wire: Wire) -> Iterator[SmallNode]:
     """One small node for the module, without an engine."""
-    made = SmallNode(shared_quick_stack, wire.url, "small")
+    made = SmallNode(shared_stack, wire.url, "small")
     yield made
     made.close()
 
@@ -276,6 +270,7 @@ def start(client: httpx.Client, **fields: object) -> httpx.Response:
     return client.post("/start", json=body | fields)
 
 
+@pytest.mark.long
 def test_a_cheat_is_found_out(stack: Stack, big: BigNode, chain: Chain) -> None:
     """5 % of made-up nonces: the session is stopped, the rest is held, local work takes over."""
     cheat = Cheat(big.url, 0.05)

@@ -17,12 +17,6 @@ from tests.support.stack import Stack
 NUM_NONCES = 4000
 
 
-@pytest.fixture
-def stack(quick_stack: Stack) -> Stack:
-    """The quick one."""
-    return quick_stack
-
-
 def _queues_at_work(stack: Stack, round_id: str) -> set[str]:
     """Return the queues that have ranges of a round."""
     return {out.queue for out in stack.backend.store.outstanding([round_id])}
@@ -41,6 +35,7 @@ def test_a_killed_worker_loses_and_repeats_nothing(stack: Stack) -> None:
     assert stack.status(round_id).ranges_returned > 0
 
 
+@pytest.mark.long
 def test_a_worker_that_leaves_hands_its_work_back_and_one_that_joins_gets_some(
     stack: Stack,
 ) -> None:
@@ -67,6 +62,7 @@ def test_a_worker_that_leaves_hands_its_work_back_and_one_that_joins_gets_some(
     )
 
 
+@pytest.mark.long
 def test_another_scheduler_takes_over(stack: Stack) -> None:
     """kill -9 on the leading scheduler: the one that stood by goes on with all rounds."""
     stack.scheduler("standby")

@@ -60,12 +60,6 @@ class PatientChain(Chain):
 
 
 @pytest.fixture
-def stack(quick_stack: Stack) -> Stack:
-    """The quick one."""
-    return quick_stack
-
-
-@pytest.fixture
 def node(stack: Stack) -> Iterator[SmallNode]:
     """A small node over the shared pool."""
     name = f"mlnode-{time.monotonic_ns()}"

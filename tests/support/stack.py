@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -185,6 +185,10 @@ class Stack:
 
     def status(self, round_id: str) -> RoundStatus:
         return self.backend.store.status(round_id)
+
+    def checked(self, round_ids: Sequence[str]) -> list[int]:
+        """Return how many nonces of each round are checked, all at one moment."""
+        return [status.checked for status in self.backend.store.statuses(list(round_ids))]
 
     def wait_checked(self, round_id: str, num: int) -> None:
         self.wait(lambda: self.status(round_id).checked >= num, f"{num} nonces of {round_id}")
