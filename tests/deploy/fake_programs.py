@@ -98,11 +98,18 @@ class Fakes:
         Args:
             program: of this one alone.
         """
-        found = (
-            map(_call, sorted((self.folder / "journal").iterdir()))
-            if (self.folder / "journal").exists()
-            else ()
+        folder = self.folder / "journal"
+        paths = (
+            [path for path in folder.iterdir() if "." not in path.name] if folder.exists() else []
         )
+        # Numbers of processes begin anew at some time, and the clock of files has steps of a few ms.
+        paths.sort(
+            key=lambda path: (
+                path.stat().st_mtime_ns,
+                int(path.name.rstrip("-").rpartition("-")[2]),
+            )
+        )
+        found = map(_call, paths)
         return [call for call in found if program in ("", call.program)]
 
     def run(
@@ -133,17 +140,15 @@ class Fakes:
         return path.read_text() if path.exists() else ""
 
 
-def _call(folder: Path) -> Call:
-    def read(name: str) -> str:
-        path = folder / name
-        return path.read_text() if path.exists() else ""
-
-    words = tuple(read("argv").split("\0")[:-1])
+def _call(path: Path) -> Call:
+    num_words, *rest = path.read_text().split("\0")
+    words, variables = rest[: int(num_words)], rest[int(num_words)]
+    read = path.with_name(f"{path.name}.input")
     return Call(
-        read("fake").strip(),
-        words,
-        read("stdin").strip(),
-        frozenset(_VARIABLE.findall(read("env"))),
+        path.name.rstrip("-").rpartition("-")[0],
+        tuple(words),
+        sha256(read.read_bytes()).hexdigest() if read.exists() else "",
+        frozenset(_VARIABLE.findall(variables)),
     )
 
 

@@ -1,32 +1,33 @@
 # Common to all fakes, which are found on the PATH of a server for tests; tests/deploy/fake_programs.py is the other side.
 #
-# $FAKES (~/.fakes) has: set/NAME, what a test wants of them; state/, what they did so far; journal/, a folder for each call
-# with its words, a hash of what it read and the names of its variables; secrets, a line each, which no word and no
-# variable may have: a fake that sees one writes `leaked` and fails.
-# Each call costs a test as little as can be: hundreds of runs consist of little else.
+# $FAKES (~/.fakes) has: set/NAME, what a test wants of them; state/, what they did so far; journal/, a file for each call with
+# the number of its words, these and its variables, and what it read in one of that name and `.input`; secrets, a line each, which
+# no word and no variable may have: a fake that sees one writes `leaked` and fails.
+# Each call costs a test as little as can be, hundreds of runs consist of little else: no other program is begun here.
 FAKES=${FAKES:-$HOME/.fakes}
 fake=${0##*/} here=${0%/*}
 [ -d "$FAKES/journal" ] || mkdir -p "$FAKES/set" "$FAKES/state" "$FAKES/journal"
-call=$FAKES/journal/$(date +%s%N)-$fake-$$
-mkdir "$call"
-printf '%s\n' "$fake" > "$call/fake"
-for word in "$@"; do printf '%s\0' "$word"; done > "$call/argv"
-export -p > "$call/env"
+call=$FAKES/journal/$fake-$$
+# Numbers of processes come again.
+while [ -e "$call" ]; do call=$call-; done
+variables=$(export -p)
+printf '%s\0' "$#" "$@" "$variables" > "$call"
 
-if [ -s "$FAKES/secrets" ] && grep -qF -f "$FAKES/secrets" -- "$call/argv" "$call/env"; then
-  echo "$fake $*" >> "$FAKES/leaked"
-  echo "$fake: a secret is among its words or variables" >&2
-  exit 97
+if [ -s "$FAKES/secrets" ]; then
+  while IFS= read -r secret; do
+    case "$* $variables" in *"$secret"*)
+      echo "$fake $*" >> "$FAKES/leaked"
+      echo "$fake: a secret is among its words or variables" >&2
+      exit 97 ;;
+    esac
+  done < "$FAKES/secrets"
 fi
 
 # What a test wants, or else the second word.
 setting() { if [ -e "$FAKES/set/$1" ]; then cat "$FAKES/set/$1"; else printf '%s\n' "${2:-}"; fi; }
 
 # Reads all of standard input into a file, for its hash and for what comes after.
-take_input() {
-  cat > "$call/input"
-  sha256sum < "$call/input" | cut -c 1-64 > "$call/stdin"
-}
+take_input() { cat > "$call.input"; }
 
 # The program of this name that is no fake.
 real() {
