@@ -27,6 +27,7 @@ from pocqueue.deploy.transport import Target
 from tests.support.waiting import until
 
 FAKES = Path(__file__).parent / "fakes"
+Drop = Literal["", "before", "cut", "during", "after"]
 
 
 def without_mark(line: str) -> str:
@@ -53,7 +54,7 @@ class Fault:
     pattern: str
     times: int = 1
     after: int = 0
-    drop: Literal["", "before", "cut", "during", "after"] = ""
+    drop: Drop = ""
     when: Callable[[], object] = lambda: True
     prints: bytes = b""
     instead: int | None = None
@@ -77,8 +78,8 @@ class Server:
         sftp_root: what SFTP takes for `/`; None: that of the machine.
         max_sessions: at once on one connection, as sshd's MaxSessions.
         connections: that are open, in their order.
-        dropped: where it did so.
-        drop_each: so the connection breaks at every command and every upload, the first time that it comes; empty: it does not.
+        drop_each: says how the connection breaks at a command or an upload, the first time that it comes; None: it does not.
+        dropped: of which that was asked.
     """
 
     root: Path
@@ -96,7 +97,7 @@ class Server:
     _host_key: asyncssh.SSHKey | None = None
     _listener: asyncssh.SSHAcceptor | None = None
     connections: list[asyncssh.SSHServerConnection] = field(default_factory=list)
-    drop_each: Literal["", "before", "during", "after"] = ""
+    drop_each: Callable[[str], Drop] | None = None
     _children: set[asyncio.subprocess.Process] = field(default_factory=set)
     dropped: set[str] = field(default_factory=set)
 
@@ -236,7 +237,7 @@ class Server:
                 return fault
         if self.drop_each and (what := without_mark(line)) not in self.dropped:
             self.dropped.add(what)
-            return Fault(".", 0, drop=self.drop_each)
+            return Fault(".", 0, drop=self.drop_each(what))
         return _NO_FAULT
 
     async def _run(self, process: asyncssh.SSHServerProcess[bytes]) -> None:

@@ -5,7 +5,7 @@ it is killed before, while or after it changes something, here or there.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from hashlib import sha256
@@ -56,22 +56,28 @@ def files(folder: Path, base: Path) -> dict[str, str]:
 
 
 @contextmanager
-def interrupted(server: Server, how: How, *, looks: bool) -> Iterator[set[str]]:
-    """Have everything interrupted once within the block.
+def interrupted(server: Server, how: Callable[[], How], *, looks: bool) -> Iterator[set[str]]:
+    """Have what is done within the block interrupted, each thing once.
 
     Args:
         server: whose connections break.
-        how: in which way.
+        how: called for each thing when it comes for the first time, in their order; empty: it is not.
         looks: also what only looks, which is asked again by itself.
 
     Returns:
         Names of what was: files here, and lines of commands that change something.
     """
     done: set[str] = set()
+    chosen: dict[str, How] = {}
     run, look, write = Connection.run, Connection.look, Connection.write_file
 
+    def choose(what: str) -> How:
+        if what not in chosen:
+            chosen[what] = how()
+        return chosen[what]
+
     async def dying_run(self: Connection, command: Command) -> Result:
-        server.drop_each = how if looks or not _is_looking.get() else ""
+        server.drop_each = choose if looks or not _is_looking.get() else None
         result = await run(self, command)
         if not _is_looking.get():
             die("killed", without_mark(command.line()))
@@ -85,13 +91,13 @@ def interrupted(server: Server, how: How, *, looks: bool) -> Iterator[set[str]]:
             _is_looking.reset(token)
 
     async def dying_write(self: Connection, path: str, data: bytes, mode: int) -> None:
-        server.drop_each = how
+        server.drop_each = choose
         await write(self, path, data, mode)
         die("killed", f"upload {path}")
 
     def dying_replace(path: Path, data: bytes, *, mode: int = 0o600) -> None:
         die("before", str(path))
-        if how == "during" and f"{how} {path}" not in done:
+        if choose(str(path)) == "during" and f"during {path}" not in done:
             path.with_name(f".{path.name}-cut").write_bytes(data[: len(data) // 2])
         die("during", str(path))
         replace_file(path, data, mode=mode)
@@ -99,7 +105,7 @@ def interrupted(server: Server, how: How, *, looks: bool) -> Iterator[set[str]]:
         die("killed", str(path))
 
     def die(when: str, what: str) -> None:
-        is_due = when == how or (when == "killed" and how == "before")
+        is_due = choose(what) == ("before" if when == "killed" else when)
         if is_due and (key := f"{when} {what}") not in done:
             done.add(key)
             raise Killed(what)
@@ -110,7 +116,8 @@ def interrupted(server: Server, how: How, *, looks: bool) -> Iterator[set[str]]:
         patch.setattr(Connection, "write_file", dying_write)
         patch.setattr(engine, "replace_file", dying_replace)
         yield done
-    server.drop_each = ""
+    server.drop_each = None
+    done |= server.dropped
 
 
 async def run_on(host: Host, step: Step) -> None:

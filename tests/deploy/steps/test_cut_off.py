@@ -1,18 +1,24 @@
-"""Every step of all phases, interrupted at each of its commands in every way: the same server comes of it as of an undisturbed run."""
+"""Every step of all phases, interrupted at its commands in every way: the same server comes of it as of an undisturbed run.
+
+Hypothesis interrupts a step at some of what it does, each in a way of its own; everything in all steps is for `make test-long`.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import shutil
+import subprocess
 import tempfile
-from contextlib import suppress
-from dataclasses import replace
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings, strategies as st
 
 from pocqueue.deploy.engine import Step
 from pocqueue.deploy.errors import OutcomeUnknown, Unreachable
@@ -33,6 +39,7 @@ from pocqueue.deploy.steps.volume import (
 from pocqueue.deploy.verify import verify_node
 from tests.deploy.network import has_network
 from tests.deploy.running_node import STATUS_URL, World, status as running_status
+from tests.deploy.server import FAKES
 from tests.deploy.steps.cutting import HOW, How, files, interrupted, run_on
 from tests.deploy.steps.on_disk import OnDisk, kinds
 from tests.deploy.steps.test_chain import has_servers
@@ -125,50 +132,66 @@ async def until_it_is_not_cut(work: Any, here: OnDisk) -> Any:
     raise AssertionError("it breaks for ever")
 
 
+@asynccontextmanager
+async def a_bare_server(base: Path) -> AsyncIterator[OnDisk]:
+    """Have a server within the block whose node has no blocks: it begins from a snapshot, and is waited for."""
+    keys = base / "admins.pub"
+    keys.write_text(f"{KEY}\n")
+    with with_apt_of(base / "apt"):
+        async with lacking(base, "docker", ADMIN_KEYS=str(keys), MONITORING="on") as here:
+            has_real_programs(here, base / "real")
+            has_network(here.fakes, here.host.conf)
+            # Two that run at once would both make it.
+            here.fakes.run("git", "version")
+            has_servers(here)
+            here.fakes.no_answer(STATUS_URL)
+            yield here
+
+
 async def outcome(how: How) -> tuple[States, set[str]]:
     """Return how a server is behind each step of a run that is interrupted at every command, and what was interrupted."""
     # Always the same: paths are in files, and hashes of files are names of others.
     base = Path(_FOLDER.name) / "run"
     base.mkdir()
-    keys = base / "admins.pub"
-    keys.write_text(f"{KEY}\n")
     states: States = {}
     try:
-        with with_apt_of(base / "apt"):
-            async with lacking(base, "docker", ADMIN_KEYS=str(keys), MONITORING="on") as here:
-                has_real_programs(here, base / "real")
-                has_network(here.fakes, here.host.conf)
-                # Two that run at once would both make it.
-                here.fakes.run("git", "version")
-                # A node without blocks, which begins from a snapshot and is waited for.
-                has_servers(here)
-                here.fakes.no_answer(STATUS_URL)
-                steps = steps_of(here)
-                with interrupted(here.server, how, looks=True):
-                    states["checks"] = {"": " ".join(await until_it_is_not_cut(look_first, here))}
-                with interrupted(here.server, how, looks=how == "during") as cut:
-                    for step in steps:
-                        await run_on(here.host, step)
-                        states[step.name] = state_of(here, base)
-                here.fakes.answer(STATUS_URL, running_status())
-                with interrupted(here.server, how, looks=True):
-                    states["verified"] = {"": await until_it_is_not_cut(verify, here)}
-                if how in ("", "before"):
-                    again = kinds(await here.later().run(*steps))
-                    assert again <= {"[INFO]", "[CHECK]", "[SKIP]", "[WARN]"}
-                happened_once(here)
-                return states, cut | here.server.dropped
+        async with a_bare_server(base) as here:
+            steps = steps_of(here)
+            with interrupted(here.server, lambda: how, looks=True):
+                states["checks"] = {"": " ".join(await until_it_is_not_cut(look_first, here))}
+            with interrupted(here.server, lambda: how, looks=how == "during") as cut:
+                for step in steps:
+                    await run_on(here.host, step)
+                    states[step.name] = state_of(here, base)
+            here.fakes.answer(STATUS_URL, running_status())
+            with interrupted(here.server, lambda: how, looks=True):
+                states["verified"] = {"": await until_it_is_not_cut(verify, here)}
+            if how in ("", "before"):
+                again = kinds(await here.later().run(*steps))
+                assert again <= {"[INFO]", "[CHECK]", "[SKIP]", "[WARN]"}
+            happened_once(here)
+            return states, cut
     finally:
         shutil.rmtree(base)
 
 
+def counted(here: OnDisk) -> dict[str, object]:
+    """Return what must not happen twice, as often as it did."""
+    return {
+        "keys": here.fakes.state("keys-added").split(),
+        "registered": len(here.fakes.state("registered").splitlines()),
+        "lost": here.fakes.state("volumes-removed"),
+        "signers": here.fakes.state("started").split().count("tmkms"),
+        "loaded": sorted(line.split()[0] for line in here.fakes.state("loaded").splitlines()),
+    }
+
+
 def happened_once(here: OnDisk) -> None:
     """Look at what must not happen twice."""
-    assert here.fakes.state("keys-added") == "quick-newton\n"
-    assert len(here.fakes.state("registered").splitlines()) == 1
-    assert here.fakes.state("volumes-removed") == ""
-    assert here.fakes.state("started").split().count("tmkms") == 1
-    loaded = [line.split()[0] for line in here.fakes.state("loaded").splitlines()]
+    found = counted(here)
+    loaded = found.pop("loaded")
+    assert found == {"keys": ["quick-newton"], "registered": 1, "lost": "", "signers": 1}
+    assert isinstance(loaded, list)
     assert len(loaded) == len(set(loaded)) == 4
 
 
@@ -191,3 +214,91 @@ def test_runs_that_are_interrupted_everywhere_end_as_one_that_is_not(how: How) -
     assert found.keys() == wanted.keys()
     met = " ".join(" ".join(cut).split())
     assert [name for name in CHANGES if name not in met] == []
+
+
+@dataclass(frozen=True)
+class Undisturbed:
+    """A server that a run has gone over, and what was so before and behind each of its steps."""
+
+    here: OnDisk
+    base: Path
+    kept: Path
+    steps: dict[str, Step]
+    behind: dict[str, object]
+
+    def keep(self, name: str) -> None:
+        """Remember all that is on the server, and in the node's folder."""
+        (self.kept / name).mkdir(parents=True)
+        _copy(self.base, self._folders(), self.kept / name)
+
+    def go_back(self, name: str) -> None:
+        """Have all be as it was then."""
+        kept = self.kept / name
+        folders = self._folders()
+        for folder in folders:
+            shutil.rmtree(folder)
+        there = [kept / folder.relative_to(self.base) for folder in folders]
+        _copy(kept, [folder for folder in there if folder.exists()], self.base)
+
+    def _folders(self) -> list[Path]:
+        # But for the journal of the fakes, which nothing asks for.
+        names = ("root", "disk", "fakes/set", "fakes/state", "apt", "installed")
+        folders = [*(self.base / name for name in names), self.here.host.conf.folder]
+        return [folder for folder in folders if folder.exists()]
+
+    def state(self) -> object:
+        """Return what is so now."""
+        return state_of(self.here, self.base), counted(self.here)
+
+
+def _copy(base: Path, folders: Sequence[Path], there: Path) -> None:
+    """Copy folders with the times of their files, which some are recognized by."""
+    names = [str(folder.relative_to(base)) for folder in folders]
+    subprocess.run(["cp", "-a", "--parents", *names, str(there)], check=True, cwd=base)  # noqa: S607
+
+
+@asynccontextmanager
+async def gone_over(folder: Path) -> AsyncIterator[Undisturbed]:
+    """Have such a server within the block."""
+    base, kept = folder / "run", folder / "kept"
+    base.mkdir()
+    async with a_bare_server(base) as here:
+        # Apart from the links to the machine's programs, which are many; docker calls others where it is itself.
+        installed = base / "installed"
+        installed.mkdir()
+        for name in ("_fake.sh", "inferenced", "nvidia-smi"):
+            (installed / name).symlink_to(FAKES / name)
+        here.server.env["PATH"] = f"{installed}:{here.server.env['PATH']}"
+        here.fakes.set("bin", str(installed))
+        run = Undisturbed(here, base, kept, {step.name: step for step in steps_of(here)}, {})
+        for name, step in run.steps.items():
+            run.keep(name)
+            await run_on(here.host, step)
+            run.behind[name] = run.state()
+        yield run
+
+
+def test_a_step_that_is_interrupted_somewhere_ends_as_one_that_is_not(tmp_path: Path) -> None:
+    """Each of what it does, in its order: not at all, before, in the midst or behind; the run is killed, or the connection breaks."""
+    with asyncio.Runner() as runner:
+        stack = AsyncExitStack()
+        run = runner.run(stack.enter_async_context(gone_over(tmp_path)))
+
+        @settings(max_examples=30, suppress_health_check=list(HealthCheck))
+        @given(
+            name=st.sampled_from(list(run.steps)),
+            ways=st.lists(st.sampled_from((*HOW, "")), min_size=1, max_size=12),
+            looks=st.booleans(),
+        )
+        def interrupt(name: str, ways: list[How], looks: bool) -> None:
+            run.go_back(name)
+            run.here.server.dropped.clear()
+            left = iter(ways)
+            with interrupted(run.here.server, lambda: next(left, ""), looks=looks):
+                runner.run(run_on(run.here.host, run.steps[name]))
+            assert run.state() == run.behind[name]
+
+        try:
+            interrupt()
+        finally:
+            runner.run(stack.aclose())
