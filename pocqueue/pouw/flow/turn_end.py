@@ -114,7 +114,7 @@ class TurnEnd:
         self._is_said = True
         is_leader = self._turn.leader(signed.certificate.ballot) == self._seat.place
         network = self._bench.core.network
-        say = network.push if is_leader else network.tell
+        say = network.publish if is_leader else network.tell
         say(Kind.RECORD, encode(SlotRecord(signed, ids)))
 
     def _show_share(self, word: bytes, proof: bytes, digest: bytes) -> None:

@@ -175,6 +175,10 @@ class Network:
         """Let peers have a message that another node pushes as well, if it does not come to them."""
         self._relay.tell(kind, body)
 
+    def publish(self, kind: Kind, body: bytes) -> None:
+        """Send what a committee has come to to all peers but its members, who are told of it."""
+        self._relay.publish(kind, body)
+
     def turn_is_over(self) -> None:
         """Tell peers no longer of what members said up to now: a turn is decided, and its record is here."""
         self._relay.turn_is_over()

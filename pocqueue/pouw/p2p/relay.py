@@ -82,6 +82,15 @@ class Relay:
             self._holders[identifier] = set()
             self._keep_and_tell(identifier, kind, body)
 
+    def publish(self, kind: Kind, body: bytes) -> None:
+        """Send what a committee has come to to all but its members, who come to it as well: they are told of it, as by `tell`."""
+        self.tell(kind, body)
+        told = self.members if self._is_among_members else frozenset[bytes]()
+        holders = self._holders.get(pushed_id(kind, body), set())
+        for link in [one for one in self._links.values() if one.account not in told]:
+            link.send(kind, body)
+            holders.add(link.account)
+
     def push_block(self, identifier: bytes, body: bytes) -> None:
         """Send a block of this node's to all peers: nobody else has it yet. Whoever had many just now is told of it."""
         for link in list(self._links.values()):
@@ -258,8 +267,12 @@ class Relay:
     def _concerns(self, kind: Kind, link: Link) -> bool:
         """Say whether a peer is to hear of a message of this kind: of a committee's talk others need not, who could but
         pass it on to a member."""
-        is_among_them = bool(self.members) and self.members <= self._links.keys()
-        return kind not in TALK or not is_among_them or link.account in self.members
+        return kind not in TALK or not self._is_among_members or link.account in self.members
+
+    @property
+    def _is_among_members(self) -> bool:
+        """Say whether this node is linked to all of the committee."""
+        return bool(self.members) and self.members <= self._links.keys()
 
     def _note_holder(self, link: Link, identifier: bytes) -> None:
         if identifier in self._holders:

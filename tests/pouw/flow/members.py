@@ -127,6 +127,8 @@ class _Links:
         """Everybody asks for what is told here."""
         self.push(kind, body)
 
+    publish = tell
+
     def announce(self, kind: Kind, *ids: bytes) -> int:
         """Nobody wants what is announced here."""
         return 0

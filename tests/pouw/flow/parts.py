@@ -164,6 +164,9 @@ class MadeUpPeers:
         """See `Network.push`."""
         return len(self.peers)
 
+    def publish(self, kind: Kind, body: bytes) -> None:
+        """See `Network.publish`."""
+
     def push_block(self, identifier: bytes, body: bytes) -> None:
         """See `Network.push_block`."""
         self.pushed.append(identifier)

@@ -110,6 +110,28 @@ async def test_a_committee_talks_to_its_members_alone() -> None:
         assert word not in d.keeper.received
 
 
+async def test_what_a_committee_has_come_to_is_sent_to_others_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its members have it as well; one that has not fetches it."""
+    a, c = Node("a"), Node("c")
+    b = Node("b", max_peers=1)  # it finds nobody else by itself
+    async with running(a, b, c):
+        for other in (b, c):
+            await a.network.connect(*other.where)
+        a.network.set_members([a.network.account, b.network.account])
+        a.network.publish(Kind.RECORD, b"first")
+        await until(lambda: all((Kind.RECORD, b"first") in one.keeper.received for one in (b, c)))
+        # Longer than this test waits for anything.
+        for window in ("_TELL_PUSHED_S", "_TELL_SOON_S"):
+            monkeypatch.setattr(relay, window, (1000.0, 1000.0))
+        a.network.publish(Kind.RECORD, b"second")
+        a.network.push(Kind.VOTE, b"word")
+        await until(lambda: (Kind.RECORD, b"second") in c.keeper.received)
+        await until(lambda: (Kind.VOTE, b"word") in b.keeper.received)
+        assert (Kind.RECORD, b"second") not in b.keeper.received
+
+
 async def test_what_is_told_is_fetched_by_whom_it_did_not_come_to() -> None:
     """A member has a record as well, and the one that was to push it is gone."""
     a, b, c = Node("a"), Node("b"), Node("c")
