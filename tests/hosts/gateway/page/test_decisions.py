@@ -28,6 +28,23 @@ async def focused(page: Page) -> str:
     return str(await page.evaluate("document.activeElement.innerText"))
 
 
+async def test_the_keyboard_moves_with_a_row(gateway: Gateway) -> None:
+    """What is to mend is first: a row with which something goes wrong moves before those that are well."""
+    wallet = new_wallet()
+    held = joined(gateway.store, wallet=wallet, proven=False)
+    well = joined(gateway.store, wallet=wallet)
+    async with chromium() as browser, open_page(browser, gateway, wallet) as page:
+        rows = page.locator("#nodes > tbody")
+        await expect(rows.first).to_have_attribute("data-key", held.id)
+        await row_of(page, well.id).locator("summary").focus()
+        gateway.store.nodes.adopt(held.id, actor=wallet, wallet=wallet)
+        gateway.store.nodes.set_state(well.id, "draining", actor="admin")
+        gateway.service.hub.changes.tell(wallet)
+        await expect(rows.first).to_have_attribute("data-key", well.id)
+        assert (await focused(page)).startswith("Manage")
+        assert await row_of(page, well.id).evaluate("(row) => row.contains(document.activeElement)")
+
+
 async def test_by_keyboard(gateway: Gateway) -> None:
     """Drained, resumed, adopted, revoked, each shown by itself; the keyboard stays where it was."""
     wallet = new_wallet()
@@ -68,7 +85,7 @@ async def test_by_keyboard(gateway: Gateway) -> None:
             other = row_of(page, held.id)
             await expect(other).to_contain_text("what it earns is held")
             await expect(page.locator("#earnings")).to_contain_text("Held")
-            await other.get_by_text("Manage").click()
+            await other.locator("summary").click()
             await other.get_by_role("button", name="Adopt").click()
             await expect(other).not_to_contain_text("what it earns is held")
             await expect(page.locator("#earnings")).to_contain_text("To be paid")

@@ -30,9 +30,13 @@ function merge(list, { keys, rows }) {
     const old = row(list, key);
     const fresh = key in rows ? made(rows[key]) : old;
     if (old && fresh !== old) replace(old, fresh);
-    // Moving a row takes the keyboard out of it: only what is not in its place is moved.
     const before = last ? last.nextElementSibling : list.querySelector(":scope > [data-key]");
-    if (before !== fresh) list.insertBefore(fresh, before);
+    if (before !== fresh) {
+      // Moving a row takes the keyboard out of it.
+      const focused = fresh.contains(document.activeElement) ? document.activeElement : null;
+      list.insertBefore(fresh, before);
+      focused?.focus({ preventScroll: true });
+    }
     last = fresh;
   }
   if (isLost) list.querySelector("[data-focus]")?.focus();
