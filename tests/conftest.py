@@ -35,8 +35,13 @@ from tests.support.commands import without_settings
 from tests.support.fixtures import SettingsFactory
 from tests.support.postgresql import PostgresServer
 
-# The same examples on every run, and no time limit on one of them: the machine may be busy.
-hypothesis.settings.register_profile("pocqueue", derandomize=True, deadline=None)
+# The same examples on every run, and no time limit on one of them or on making it: the machine may be busy.
+hypothesis.settings.register_profile(
+    "pocqueue",
+    derandomize=True,
+    deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
 hypothesis.settings.load_profile("pocqueue")
 
 
