@@ -117,7 +117,7 @@ def interrupted(server: Server, how: Callable[[], How], *, looks: bool) -> Itera
         patch.setattr(engine, "replace_file", dying_replace)
         yield done
     server.drop_each = None
-    done |= server.dropped
+    done |= {what for what in server.dropped if chosen.get(what)}
 
 
 async def run_on(host: Host, step: Step) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 from zlib import crc32
 
 import pytest
-from hypothesis import HealthCheck, given, seed, settings, strategies as st
+from hypothesis import HealthCheck, given, note, seed, settings, strategies as st
 
 from pocqueue.deploy.engine import Step
 from pocqueue.deploy.errors import OutcomeUnknown, Unreachable
@@ -299,6 +299,7 @@ def interrupt(runner: asyncio.Runner, run: Undisturbed, name: str) -> None:
     @settings(max_examples=2, suppress_health_check=list(HealthCheck))
     @given(ways=st.lists(st.sampled_from((*HOW, "")), min_size=4, max_size=12), looks=st.booleans())
     def interrupted_somewhere(ways: list[How], looks: bool) -> None:
+        note(f"{name}: {ways}, {looks}")
         run.go_back(name)
         run.here.server.dropped.clear()
         left = iter(ways)
