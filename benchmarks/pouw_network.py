@@ -143,10 +143,10 @@ def _run(
     """Run a network until it has so many trained blocks more than it began with, and look at it for a while."""
     with tempfile.TemporaryDirectory(prefix="pocqueue-bench-") as name:
         numbers = {"block_ms": block_ms, "halflife_ms": 10 * block_ms, "slot_ms": slot_ms}
-        numbers |= {"first_target_bits": bits, "filler_slots": 1_000_000}
+        numbers |= {"first_target_bits": bits}
         with testnet(Path(name), roles, **numbers) as network:
             # What makes nodes and committee comes in founding blocks before the first trained ones.
-            begun = network.wait(lambda one: one["slot"] > _FIRST_SLOTS)
+            begun = network.wait(lambda one: one["turn"] > _FIRST_SLOTS)
             first = max(one["blockchain_height"] for one in begun.values())
             first += effort.size(_FIRST_BLOCKS)
             network.wait(lambda one: one["blockchain_height"] >= first)
@@ -164,14 +164,14 @@ def _look(network: Testnet, seconds: float) -> _Looked:
     def times() -> list[list[float]]:
         return [[sum(one.cpu_times()[:2]) for one in family] for family in families.values()]
 
-    def slot() -> int:
-        return int(network.supervisor.ask("status")["slot"])
+    def turn() -> int:
+        return int(network.supervisor.ask("status")["turn"])
 
     for node in network.nodes:
         node.ask("health")  # its rate of bytes is that since the look before
-    before, began, first = times(), time.monotonic(), slot()
+    before, began, first = times(), time.monotonic(), turn()
     time.sleep(seconds)
-    after, took, last = times(), time.monotonic() - began, slot()
+    after, took, last = times(), time.monotonic() - began, turn()
     used = [
         [(b - a) / took for a, b in zip(*pair, strict=True)]
         for pair in zip(before, after, strict=True)
@@ -192,10 +192,17 @@ def _read(network: Testnet, first: int) -> _Told:
         chain = Chain(genesis, store)
         found = map(chain.block_at, range(first, chain.tip.height + 1))
         blocks = [one for one in found if one is not None and isinstance(one.proof, Trained)]
-    task = genesis.filler_task(0)
     with SlotStore(folder, genesis.network) as slot_store:
-        slots = slot_store.slots(task, max(0, slot_store.num_slots(task) - _NUM_SLOTS), _NUM_SLOTS)
-    return _Told(slots, blocks, [network.taken(node) for node in network.nodes])
+        # Ids of fillers are in the order of their generations.
+        tasks = filter(genesis.is_filler, sorted(slot_store.tasks()))
+        slots = [
+            slot
+            for task in tasks
+            for slot in slot_store.slots(
+                task, max(0, slot_store.num_slots(task) - _NUM_SLOTS), _NUM_SLOTS
+            )
+        ]
+    return _Told(slots[-_NUM_SLOTS:], blocks, [network.taken(node) for node in network.nodes])
 
 
 def _certificate(block: Block) -> Certificate:
@@ -249,7 +256,7 @@ def _share(told: _Told, name: str, most: float) -> Figure:
     """Gradients that one node does over for a block, of those that the network did for it."""
     done_over = [block.header.slot % LAP + 1 for block in told.blocks[1:]]
     done = [
-        (after.header.slot - before.header.slot) * _certificate(after).count
+        (_certificate(after).turn - _certificate(before).turn) * _certificate(after).count
         for before, after in pairwise(told.blocks)
     ]
     share = sum(done_over) / sum(done)

@@ -21,8 +21,8 @@ DEV = files("pocqueue.pouw.chain").joinpath("dev.toml").read_text("utf-8")
 def test_dev_is_the_same_network_everywhere() -> None:
     """Frozen: whoever changes it makes another network of it."""
     dev = Genesis.dev()
-    assert dev.network.hex() == "35d6ef740932df4fe3bd4a6049e9c84f885a5956eaaeaa99e10fd5a586c1d3cf"
-    assert dev.header_id.hex() == "57ef3852193cdd18edec406302b8b2743630ae9f1cc4b7b2c852f5ed229c1106"
+    assert dev.network.hex() == "6420507f48a34844ca520d2fb34edda67d823670870607a6aefa60325901a7d9"
+    assert dev.header_id.hex() == "db9602ca10c58402d6d137ecc728144d8d77633b189d74dfae87b8d36dc9ca57"
     assert decode(encode(dev), Genesis) == dev
 
 
