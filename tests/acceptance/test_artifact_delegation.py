@@ -141,6 +141,7 @@ def test_every_artifact_arrives_exactly_and_once(
         check_computed(stack, session_id, tmp_path, some)
 
 
+@pytest.mark.long
 def test_made_up_vectors_are_found(
     stack: Stack, big: BigNode, receiver: ArtifactReceiver, tmp_path: Path
 ) -> None:

@@ -121,6 +121,7 @@ def test_every_nonce_arrives_signed_and_once(
     assert TOKEN not in logs
 
 
+@pytest.mark.long
 def test_the_service_may_be_killed_in_between(
     stack: Stack, big: BigNode, small: SmallNode, chain: Chain
 ) -> None:

@@ -223,6 +223,7 @@ def test_coins_are_sent(node: Running) -> None:
         assert sentence in " ".join(refused.stderr.split())
 
 
+@pytest.mark.long
 def test_a_ticket_is_given_back(node: Running) -> None:
     """Its own, by default; then it has none. One of nobody is refused."""
     address, network = f"127.0.0.1:{node.port}", node.variables["POCQUEUE_POUW_NETWORK"]

@@ -217,6 +217,7 @@ def test_who_waits_does_not_hold_up_the_end(service: Service, backend: Backend) 
     assert (answer["batches"], answer["session_active"]) == ([], True)
 
 
+@pytest.mark.long
 def test_redis_is_restarted(
     own_backend: Backend, own_redis: RedisServer, child_env: dict[str, str], tmp_path: Path
 ) -> None:

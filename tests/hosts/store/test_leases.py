@@ -394,11 +394,11 @@ def test_a_gpu_has_one_job(store: HostStore) -> None:
 
 
 def test_many_places_at_once_take_each_gpu_once(store: HostStore) -> None:
-    """Sixteen threads place forty jobs on ten nodes: each GPU has one, each job one node."""
+    """Sixteen threads place twenty jobs on ten nodes: each GPU has one, each job one node."""
     nodes = [joined(store, address=f"192.0.2.{n}") for n in range(10)]
     for node in nodes:
         known(store, node.id)
-    jobs = [store.jobs.submit(sleep(gpus=1)).id for _ in range(40)]
+    jobs = [store.jobs.submit(sleep(gpus=1)).id for _ in range(20)]
     start = threading.Barrier(16)
 
     def place(job_id: str) -> Attempt | str | None:

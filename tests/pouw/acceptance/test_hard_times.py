@@ -128,8 +128,8 @@ async def test_a_newcomer_trains_over_nothing_that_is_final(
     await newcomer.start()
     try:
         await until(lambda: newcomer.get_status()["anchor_height"] > final + 1)
-        behind = await asyncio.to_thread(network.miner.number, "slot")
-        await until(lambda: newcomer.get_status()["slot"] > behind)
+        behind = await asyncio.to_thread(network.miner.number, "turn")
+        await until(lambda: newcomer.get_status()["turn"] > behind)
         blocks = {one["height"]: one["id"] for one in await newcomer.views.blocks(1000)}
         theirs = await asyncio.to_thread(network.miner.ask, "blocks?last=1000")
         assert {one["height"]: one["id"] for one in theirs if one["height"] <= final} == {
