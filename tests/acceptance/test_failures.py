@@ -14,7 +14,7 @@ from pocqueue.rounds.spec import RoundState
 from tests.support.stack import Stack
 
 #: Enough to outlast a worker's death and the time until it is noticed.
-NUM_NONCES = 4000
+NUM_NONCES = 2000
 
 
 def _queues_at_work(stack: Stack, round_id: str) -> set[str]:
@@ -69,7 +69,7 @@ def test_another_scheduler_takes_over(stack: Stack) -> None:
     # A start takes seconds on a busy machine: without this the round could end before it.
     stack.wait(lambda: "stands by" in stack.log("standby").read_text(), "the second scheduler")
     # More than the GPUs hold when the leader dies, a second of work each, on a fast machine too.
-    num_nonces = 2 * NUM_NONCES
+    num_nonces = 4 * NUM_NONCES
     round_id = stack.start(max_nonces=num_nonces)
     stack.wait_checked(round_id, 200)
     stack.kill("scheduler")

@@ -97,6 +97,7 @@ def test_an_agent_does_the_test_job_and_can_be_killed_in_a_job(
         machine.process.kill()
 
 
+@pytest.mark.long
 def test_the_job_of_a_killed_agent_goes_to_another_machine(hosts: Hosts, tmp_path: Path) -> None:
     """Once the killed one counts as offline; it is paid once, and whoever comes back has none of it."""
     need("bwrap", "bubblewrap")

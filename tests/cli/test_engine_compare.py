@@ -70,6 +70,7 @@ def test_artifacts_of_two_dtypes(here: Here) -> None:
     assert "Do not validate proofs of one engine with the other" in done.stdout
 
 
+@pytest.mark.long
 def test_a_model_that_is_not_there_ends_with_a_sentence(tmp_path: Path) -> None:
     """Raised in the engine's process, said by the command, exit code 2."""
     done = compare(tmp_path, "--b", "torch", "--model", str(tmp_path / "none"), *SHAPE)

@@ -89,4 +89,4 @@ def test_nothing_that_is_sent_is_our_fault(app: FastAPI) -> None:
             case.query["wait"] = 0
         return case.call(headers={"Authorization": f"Bearer {TOKEN}"})
 
-    assert {200, 404, 422} <= statuses_of_generated_requests(schema, call, max_examples=40)
+    assert {200, 404, 422} <= statuses_of_generated_requests(schema, call, max_examples=20)

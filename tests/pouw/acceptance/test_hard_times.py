@@ -55,6 +55,7 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[_Network]:
             one.stop()
 
 
+@pytest.mark.long
 def test_a_trainer_that_is_killed_costs_a_slot(network: _Network) -> None:
     """In the middle of an iteration: that is told once, and the next slots are mined."""
     miner = network.miner
