@@ -236,9 +236,13 @@ class Connection(AsyncClosing):
             begin: opens it on a connection.
             shown: what is done there, for people.
         """
-        delays_s = iter(_REFUSED_DELAYS_S)
+        delays_s, was_apart = iter(_REFUSED_DELAYS_S), False
         while True:
             async with self._sessions:
+                # Another one that was refused may have us stand apart meanwhile.
+                is_apart = self._holder is not None
+                if is_apart != was_apart:
+                    delays_s, was_apart = iter(_REFUSED_DELAYS_S), is_apart
                 if (session := await self._opened(begin, shown)) is not None:
                     yield session
                     return
@@ -247,9 +251,8 @@ class Connection(AsyncClosing):
                 continue
             if (delay_s := next(delays_s, None)) is not None:
                 await asyncio.sleep(delay_s)
-            elif self._attached and self._holder is None:
+            elif self._attached and not is_apart:
                 await self._stand_apart()
-                delays_s = iter(_REFUSED_DELAYS_S)
             else:
                 raise Unreachable(
                     f"{self.target.host} opens no session: MaxSessions of its sshd has to be 1 or more."

@@ -77,6 +77,7 @@ class Server:
         before: words before every command.
         sftp_root: what SFTP takes for `/`; None: that of the machine.
         max_sessions: at once on one connection, as sshd's MaxSessions.
+        num_refused: of the next sessions, that many are refused all the same: sshd counts one that is just over.
         connections: that are open, in their order.
         drop_each: says how the connection breaks at a command or an upload, the first time that it comes; None: it does not.
         dropped: of which that was asked.
@@ -91,6 +92,7 @@ class Server:
     before: tuple[str, ...] = ()
     sftp_root: Path | None = None
     max_sessions: int = 10
+    num_refused: int = 0
     port: int = 0
     num_connections: int = 0
     env: dict[str, str] = field(default_factory=dict)
@@ -132,7 +134,8 @@ class Server:
             @override
             def session_requested(self) -> asyncssh.SSHServerProcess[bytes]:
                 # As sshd says where MaxSessions is reached.
-                if self._num_open() >= server.max_sessions:
+                server.num_refused -= (is_refused := server.num_refused > 0)
+                if is_refused or self._num_open() >= server.max_sessions:
                     prohibited = asyncssh.OPEN_ADMINISTRATIVELY_PROHIBITED
                     raise asyncssh.ChannelOpenError(prohibited, "open failed")
                 return asyncssh.SSHServerProcess(server._run, Files, 3, False)  # type: ignore[arg-type]

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from pocqueue.deploy import connection
+from pocqueue.deploy.connection import Connection
 from pocqueue.deploy.errors import Locked, OutcomeUnknown, Unreachable
 from pocqueue.deploy.lock import local_lock, server_lock, who_we_are
 from pocqueue.deploy.words import Command
@@ -85,6 +87,28 @@ async def test_a_server_that_allows_few_sessions(server: Server, tmp_path: Path)
         server.max_sessions = 0
         with pytest.raises(Unreachable, match="MaxSessions"):
             await first.run(echo)
+
+
+async def test_commands_at_once_find_out_together_that_there_is_one_session(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of them has the others' connection made, where each of them has its own patience."""
+    monkeypatch.setattr(connection, "_REFUSED_DELAYS_S", (0.01, 0.01))
+    stand_apart = Connection._stand_apart
+
+    async def with_refusals_to_come(self: Connection) -> None:
+        server.num_refused = 2
+        await stand_apart(self)
+
+    monkeypatch.setattr(Connection, "_stand_apart", with_refusals_to_come)
+    server.max_sessions = 1
+    echo = Command(("echo", "x"))
+    async with (
+        connected(server, tmp_path) as first,
+        server_lock(first, "alice", state_dir=str(server.root / "state")),
+    ):
+        done = await asyncio.gather(*(first.run(echo) for _ in range(3)))
+    assert [result.stdout for result in done] == ["x\n"] * 3
 
 
 async def test_one_session_a_connection_is_locked_all_the_same(
