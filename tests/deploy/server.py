@@ -78,6 +78,7 @@ class Server:
         sftp_root: what SFTP takes for `/`; None: that of the machine.
         max_sessions: at once on one connection, as sshd's MaxSessions.
         num_refused: of the next sessions, that many are refused all the same: sshd counts one that is just over.
+        is_slow_to_let_in: a command begins once all before it have ended, also those of connections that broke.
         connections: that are open, in their order.
         drop_each: says how the connection breaks at a command or an upload, the first time that it comes; None: it does not.
         dropped: of which that was asked.
@@ -93,6 +94,7 @@ class Server:
     sftp_root: Path | None = None
     max_sessions: int = 10
     num_refused: int = 0
+    is_slow_to_let_in: bool = False
     port: int = 0
     num_connections: int = 0
     env: dict[str, str] = field(default_factory=dict)
@@ -245,6 +247,8 @@ class Server:
 
     async def _run(self, process: asyncssh.SSHServerProcess[bytes]) -> None:
         line = process.command or ""
+        if self.is_slow_to_let_in:
+            await until(lambda: not self._children)
         self.commands.append(line)
         await self._serve(process, line, self._fault_of(line))
 

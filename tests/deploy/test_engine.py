@@ -107,6 +107,8 @@ async def test_a_run_that_is_cut_anywhere_goes_on(
     drop: str, server: Server, tmp_path: Path
 ) -> None:
     """At each command that a run sends: it ends by itself or by a second run as if nothing had been, each thing done once."""
+    # What is no job is short: it has ended by the time that anybody has connected again.
+    server.is_slow_to_let_in = True
     async with at(server, tmp_path) as here:
         await here.run(THREE)
     names = {path.name for path in server.root.iterdir()}
