@@ -30,17 +30,18 @@ def fixed_arithmetic() -> Iterator[None]:
     """
     before = (
         torch.get_num_threads(),
-        torch.are_deterministic_algorithms_enabled(),
+        torch.get_deterministic_debug_mode(),
         torch.get_float32_matmul_precision(),
     )
     torch.set_num_threads(1)
-    torch.use_deterministic_algorithms(True)
+    # `use_deterministic_algorithms` does the same and imports a compiler for it, with 70 MB and a second of a core.
+    torch.set_deterministic_debug_mode("error")
     torch.set_float32_matmul_precision("highest")
     try:
         yield
     finally:
         torch.set_num_threads(before[0])
-        torch.use_deterministic_algorithms(before[1])
+        torch.set_deterministic_debug_mode(before[1])
         torch.set_float32_matmul_precision(before[2])
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -71,3 +73,20 @@ def test_the_callers_settings_come_back() -> None:
         assert torch.are_deterministic_algorithms_enabled()
     assert torch.get_num_threads() == 2
     assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_the_child_has_no_compiler() -> None:
+    """Of torch it holds what it computes with: the compiler that comes with some settings is 70 MB a node."""
+    code = """
+import sys
+import numpy as np
+from pocqueue.pouw.slots.weights import first_weights
+from pocqueue.pouw.training import child
+from tests.pouw.training.in_step import task_of
+with child.fixed_arithmetic():
+    model = child.Model(task_of("MLP"))
+    model.gradient(first_weights(model.task), np.arange(64))
+print(*({"torch._dynamo", "torch._inductor", "sympy"} & sys.modules.keys()))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
