@@ -180,7 +180,7 @@ class Network:
         self._relay.publish(kind, body)
 
     def turn_is_over(self) -> None:
-        """Tell peers no longer of what members said up to now: a turn is decided, and its record is here."""
+        """Tell peers no longer of what members and miners said up to now: a turn is decided, and its record is here."""
         self._relay.turn_is_over()
 
     def push_block(self, identifier: bytes, body: bytes) -> None:
@@ -228,6 +228,8 @@ class Network:
         """See `LinkOwner`."""
         if kind == Kind.PEX:
             return self._discovery.told(link.info.host)
+        if kind == Kind.SLOTS:
+            self._relay.is_in_need(link)
         return await self._service.serve(link.info, kind, body)
 
     def on_fault(self, link: Link, fault: PeerFault) -> None:

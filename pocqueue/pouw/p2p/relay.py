@@ -140,10 +140,17 @@ class Relay:
                 _send_ids(link, Kind.WANT, kind, ids)
 
     def turn_is_over(self) -> None:
-        """Tell nobody any more of what members have said: the record of their turn is here, which says all of it."""
-        for identifier, kind in self._untold_pushed.items():
-            if kind in TALK:
-                self._holders.pop(identifier, None)
+        """Tell nobody any more of what members and miners have said: the record of their turn is here, and whoever lacks
+        what stands in it is told of that, or asks for the slot. Who had to ask just now is told of messages at once.
+        """
+        for untold in (self._untold_soon, self._untold_pushed):
+            self._drop(untold, TALK)
+        self._tell_needy()
+        self._drop(self._untold_pushed, frozenset({Kind.ITERATION}))
+
+    def is_in_need(self, link: Link) -> None:
+        """Tell a peer soon of what is pushed for a while: it had to ask for that, or for a slot."""
+        self._needy[link.account] = time.monotonic() + _NEEDY_S
 
     def gone(self, link: Link) -> None:
         """Have others asked for what this peer was asked for."""
@@ -161,7 +168,7 @@ class Relay:
     async def _take_want(self, link: Link, body: bytes) -> None:
         kind, ids = _ids(body)
         if kind == Kind.PUSHED:
-            self._needy[link.account] = time.monotonic() + _NEEDY_S
+            self.is_in_need(link)
         for each in ids:
             if kind != Kind.PUSHED:
                 await link.turn_to_give(kind)
@@ -273,6 +280,11 @@ class Relay:
     def _is_among_members(self) -> bool:
         """Say whether this node is linked to all of the committee."""
         return bool(self.members) and self.members <= self._links.keys()
+
+    def _drop(self, untold: dict[bytes, Kind], kinds: frozenset[Kind]) -> None:
+        for identifier in [one for one, kind in untold.items() if kind in kinds]:
+            del untold[identifier]
+            self._holders.pop(identifier, None)
 
     def _note_holder(self, link: Link, identifier: bytes) -> None:
         if identifier in self._holders:

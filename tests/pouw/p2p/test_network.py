@@ -174,12 +174,31 @@ async def test_what_was_said_of_a_turn_that_is_over_is_told_to_nobody() -> None:
         for other in (b, c):
             await a.network.connect(*other.where)
         b.network.push(Kind.VOTE, b"first")
+        b.network.push(Kind.ITERATION, b"message")
         b.network.push(Kind.RECORD, b"slot")
-        await until(lambda: len(a.keeper.received) == 2)
+        await until(lambda: len(a.keeper.received) == 3)
         a.network.turn_is_over()
         b.network.push(Kind.VOTE, b"second")
         await until(lambda: len(c.keeper.received) == 2)
         assert sorted(c.keeper.received) == [(Kind.RECORD, b"slot"), (Kind.VOTE, b"second")]
+
+
+async def test_who_asks_for_a_slot_is_told_what_the_next_ones_are_made_of(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its miner is not linked to the asker, and the slot may be over before anybody would tell of its messages."""
+    a, b, c = Node("a"), Node("b"), Node("c")
+    # Longer than this test waits for anything.
+    for window in ("_TELL_PUSHED_S", "_TELL_SOON_S"):
+        monkeypatch.setattr(relay, window, (1000.0, 1000.0))
+    async with running(a, b, c):
+        for other in (b, c):
+            await a.network.connect(*other.where)
+        await c.network.request(a.network.account, Kind.SLOTS, b"")
+        b.network.push(Kind.ITERATION, b"message")
+        await until(lambda: len(a.keeper.received) == 1)
+        a.network.turn_is_over()
+        await until(lambda: c.keeper.received == [(Kind.ITERATION, b"message")])
 
 
 async def test_what_does_not_come_is_had_from_another() -> None:
