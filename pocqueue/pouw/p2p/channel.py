@@ -114,7 +114,8 @@ class Channel:
 
     async def close(self, timeout_s: float = 1.0) -> None:
         """Send what is in line and end the connection; after the timeout, without that."""
-        if not self._writer.is_closing():  # Python 3.11.2, as Debian 12 has it, cannot abort what is closed twice
+        # Python 3.11.2, as Debian 12 has it, cannot abort what is closed twice.
+        if not self._writer.is_closing():
             self._writer.close()
         try:
             async with asyncio.timeout(timeout_s):
