@@ -15,7 +15,15 @@ from pocqueue.pouw.chain.signatures import sign_transaction
 from pocqueue.pouw.chain.state import State
 from pocqueue.pouw.committee.dealing import Dealer
 from pocqueue.pouw.slots import bls
-from pocqueue.pouw.wire.transactions import Answer, Body, Complaint, Deal, Release, TakeTicket
+from pocqueue.pouw.wire.transactions import (
+    Answer,
+    Body,
+    Complaint,
+    Confirm,
+    Deal,
+    Release,
+    TakeTicket,
+)
 from tests.pouw.support import GENESIS as FREE, account, group_key, key
 
 #: What is said in a block: by whom, and what.
@@ -143,6 +151,16 @@ class Town:
         assert isinstance(answer, Answer)
         return name, msgspec.structs.replace(answer, share=(7).to_bytes(32))
 
+    def confirms(self, *names: str) -> list[Said]:
+        """Return that names have good shares."""
+        return [(name, Confirm(self.generation.id)) for name in names]
+
+    def confirmed(self) -> None:
+        """Add blocks up to the last one of a key generation; in it all candidates say that they have good shares."""
+        self.until(self.generation.height + 7)
+        accounts = {candidate.account for candidate in self.generation.candidates}
+        self.block(*self.confirms(*(name for name in NAMES if account(name) in accounts)))
+
     def place(self, name: str) -> int:
         """Return a name's place among the candidates."""
         place = self.generation.place(account(name))
@@ -153,6 +171,7 @@ class Town:
         """Let all candidates, these names, deal well; return the committee in office then."""
         begun = self.generation.height
         self.block(*self.deals(*names))
+        self.confirmed()
         self.until(begun + 10)
         return self.committee
 

@@ -25,6 +25,7 @@ from pocqueue.pouw.wire.transactions import (
     Answer,
     Close,
     Complaint,
+    Confirm,
     Deal,
     Evidence,
     Faucet,
@@ -79,7 +80,7 @@ def check_transaction(genesis: Genesis, transaction: Transaction) -> None:
             office.check_deal(deal)
         case Faucet() if not genesis.parameters.faucet:
             raise fault("faucet", f"the network {genesis.name} has none.")
-        case Release() | Faucet() | Reveal() | Complaint() | Answer():
+        case Release() | Faucet() | Reveal() | Complaint() | Answer() | Confirm():
             pass
 
 
@@ -234,4 +235,5 @@ _EFFECTS: dict[type, Callable[[Genesis, Draft, Transaction], None]] = {
     Deal: office.take_deal,
     Complaint: office.take_complaint,
     Answer: office.take_answer,
+    Confirm: office.take_confirm,
 }

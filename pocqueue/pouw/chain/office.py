@@ -5,8 +5,10 @@ are others than those that the committee in office was chosen from, a key genera
 
     B + 1 … B + 4    DEAL: each candidate commits itself to a polynomial, and seals each candidate's share of it
     B + 5, B + 6     COMPLAINT: a candidate says that a share is not the one that was committed to
-    B + 7, B + 8     ANSWER: the dealer shows that share. Whoever has not dealt, or not answered, is out
-    after B + 8      somebody is out: it begins anew with the others, if enough are left; else the old committee stays
+    B + 7, B + 8     ANSWER: the dealer shows that share
+    B + 5 … B + 8    CONFIRM: a candidate says that all its shares are good, or complained about
+    after B + 8      who has not dealt, answered or confirmed is out, so that each member has its share. It begins anew
+                     with the others then, if enough are left; else the old committee stays
     after B + 10     all candidates are in office; their key is the sum of all that they have dealt
 
 A committee of several is followed by one of several alone: two or three would stand by nobody's fault, and one is
@@ -30,6 +32,7 @@ from pocqueue.pouw.chain.records import (
     Office,
     committee_key,
     complaint_key,
+    confirmed_key,
     deal_key,
     generation_key,
 )
@@ -45,6 +48,7 @@ from pocqueue.pouw.wire.transactions import (
     MAX_MEMBERS,
     Answer,
     Complaint,
+    Confirm,
     Deal,
     Transaction,
 )
@@ -60,17 +64,15 @@ HANDOVER_BLOCKS = 8
 _MAX_AHEAD = 8
 
 #: What is free for candidates, who may have staked all that they have.
-Step = Deal | Complaint | Answer
+Step = Deal | Complaint | Answer | Confirm
+_LAST_STEP = DEAL_BLOCKS + COMPLAINT_BLOCKS + ANSWER_BLOCKS
 #: The first and the last block of each step, from the one that began the generation.
 _STEPS: dict[type[Step], tuple[int, int]] = {
     Deal: (1, DEAL_BLOCKS),
     Complaint: (DEAL_BLOCKS + 1, DEAL_BLOCKS + COMPLAINT_BLOCKS),
-    Answer: (
-        DEAL_BLOCKS + COMPLAINT_BLOCKS + 1,
-        DEAL_BLOCKS + COMPLAINT_BLOCKS + ANSWER_BLOCKS,
-    ),
+    Answer: (DEAL_BLOCKS + COMPLAINT_BLOCKS + 1, _LAST_STEP),
+    Confirm: (DEAL_BLOCKS + 1, _LAST_STEP),
 }
-_LAST_STEP = DEAL_BLOCKS + COMPLAINT_BLOCKS + ANSWER_BLOCKS
 
 
 def is_founder(genesis: Genesis, state: State, account: bytes) -> bool:
@@ -83,7 +85,7 @@ def is_founder(genesis: Genesis, state: State, account: bytes) -> bool:
 
 
 def due_step(generation: KeyGeneration, height: int) -> type[Step] | None:
-    """Return which transactions of a key generation the block of a height takes; None: none."""
+    """Return which transactions of a key generation the block of a height takes, beside `Confirm`; None: none."""
     past = height - generation.height
     return next((step for step, (first, last) in _STEPS.items() if first <= past <= last), None)
 
@@ -171,11 +173,23 @@ def take_answer(genesis: Genesis, draft: Draft, transaction: Transaction) -> Non
     draft.put(key, answer)
 
 
+def take_confirm(genesis: Genesis, draft: Draft, transaction: Transaction) -> None:
+    """Keep that a candidate has its shares."""
+    confirm = transaction.body
+    assert isinstance(confirm, Confirm)
+    generation, place = _step(draft, transaction, confirm)
+    key = confirmed_key(generation.epoch, place)
+    if draft.get(key) is not None:
+        raise refusal("confirm", "its sender has confirmed its shares already.")
+    draft.put(key, b"")
+
+
 def qualified(state: State | Draft, generation: KeyGeneration) -> list[int]:
-    """Return the places of the candidates that have dealt and that no complaint stands against."""
+    """Return the places of the candidates that have dealt and have confirmed, and that no complaint stands against."""
     complaints = state.complaints(generation.epoch)
     out = {dealer for (dealer, _), answer in complaints.items() if answer is None}
-    return [place for place in state.deals(generation.epoch) if place not in out]
+    confirmed = state.confirmed(generation.epoch) - out
+    return [place for place in state.deals(generation.epoch) if place in confirmed]
 
 
 def fill_office(genesis: Genesis, draft: Draft) -> None:
@@ -318,7 +332,7 @@ def _forget(draft: Draft, epoch: int) -> None:
     """Forget how a committee was made, or was to be made."""
     if draft.generation_of(epoch) is None:
         return
-    for prefix in (deal_key(epoch), complaint_key(epoch)):
+    for prefix in (deal_key(epoch), complaint_key(epoch), confirmed_key(epoch)):
         for key, _ in draft.scan(prefix):
             draft.put(key, None)
     draft.put(generation_key(epoch), None)

@@ -16,6 +16,7 @@ Keys, by their first byte; numbers in them are 8 bytes, big-endian, so that they
     g epoch                KeyGeneration: the committee in the making, and the one in office
     d epoch place          Deal of the candidate at this place, until the next committee is in office
     m epoch dealer place   (empty) a complaint of the candidate at this place; an Answer, once there is one
+    f epoch place          (empty) the candidate at this place has confirmed its shares
     p account              Reputation
     x account offence      Slash: what this offence has cost
     r task account         Result of an evaluator (`wire.transactions`), until the task is paid out
@@ -319,6 +320,11 @@ def complaint_key(epoch: int, dealer: int | None = None, place: int | None = Non
     """Return the key of a candidate's complaint about a dealer, or the prefix of all about it or of an epoch."""
     places = (place for place in (dealer, place) if place is not None)
     return b"m" + _number(epoch) + bytes(places)
+
+
+def confirmed_key(epoch: int, place: int | None = None) -> bytes:
+    """Return the key of what a candidate says of its shares, or the prefix of all of an epoch."""
+    return b"f" + _number(epoch) + (b"" if place is None else bytes([place]))
 
 
 def reputation_key(account: bytes) -> bytes:

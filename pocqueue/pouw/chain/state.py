@@ -33,6 +33,7 @@ from pocqueue.pouw.chain.records import (
     account_key,
     committee_key,
     complaint_key,
+    confirmed_key,
     deal_key,
     generation_key,
     live_key,
@@ -218,6 +219,10 @@ class _Layer:
             (key[-2], key[-1]): decode(value, Answer) if value else None
             for key, value in self.scan(complaint_key(epoch))
         }
+
+    def confirmed(self, epoch: int) -> set[int]:
+        """Return the places of the candidates of a committee that have confirmed their shares."""
+        return {key[-1] for key, _ in self.scan(confirmed_key(epoch))}
 
     @property
     def supply(self) -> Supply:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from types import UnionType
 
 from pocqueue.pouw.chain.difficulty import FOUNDING_GAP_MS
 from pocqueue.pouw.chain.genesis import Genesis
@@ -10,13 +11,13 @@ from pocqueue.pouw.chain.office import Step, due_step
 from pocqueue.pouw.chain.records import KeyGeneration
 from pocqueue.pouw.chain.state import State
 from pocqueue.pouw.committee.dealing import Dealer
-from pocqueue.pouw.wire.transactions import Answer, Complaint, Deal
+from pocqueue.pouw.wire.transactions import Answer, Complaint, Confirm, Deal
 
 #: Founders make blocks by turns; whose turn is next waits so long for the one before.
 _TURN_MS = 1000
 #: So long a block waits for candidates that have not dealt yet.
 _DEALS_MS = 5000
-#: So long for complaints and answers, of which nobody knows whether they come; who is busy may need it.
+#: So long for what candidates say of their shares, and for answers; who is busy may need it.
 _WORDS_MS = 3000
 
 
@@ -34,20 +35,27 @@ def steps_of(state: State, dealer: Dealer) -> list[Step]:
     step = due_step(generation, state.clock.height + 1)
     if step is Deal:
         return [] if place in state.deals(generation.epoch) else [dealer.deal(generation)]
+    if step is None:
+        return []
     complaints = state.complaints(generation.epoch)
-    if step is Complaint:
-        return [
-            Complaint(generation.id, other)
-            for other, deal in state.deals(generation.epoch).items()
-            if (other, place) not in complaints and dealer.opened(generation, other, deal) is None
-        ]
+    said: list[Step] = []
     if step is Answer:
-        return [
+        said = [
             dealer.answer(generation, candidate)
             for (other, candidate), answer in complaints.items()
             if other == place and answer is None
         ]
-    return []
+    if place in state.confirmed(generation.epoch):
+        return said
+    wrong = [
+        Complaint(generation.id, other)
+        for other, deal in state.deals(generation.epoch).items()
+        if (other, place) not in complaints and dealer.opened(generation, other, deal) is None
+    ]
+    if step is Complaint:
+        said += wrong
+    # Who came too late to complain says nothing: it would be a member without a share.
+    return said if wrong else [*said, Confirm(generation.id)]
 
 
 def founding_due_ms(
@@ -84,17 +92,22 @@ def _patience_ms(
     step = due_step(generation, state.clock.height + 1)
     if step is None:
         return 0
-    if step is Deal:
-        accounts = {
-            account
+    num, epoch = len(generation.candidates), generation.epoch
+
+    def have_all(spoken: Collection[int], says: type | UnionType) -> bool:
+        """Say whether all candidates have spoken, in the chain or in what waits."""
+        heard = {
+            generation.place(account)
             for account, one in waiting
-            if isinstance(one, Deal) and one.generation == generation.id
+            if isinstance(one, says) and one.generation == generation.id
         }
-        dealt = {*state.deals(generation.epoch)}
-        dealt |= {
-            place for place, one in enumerate(generation.candidates) if one.account in accounts
-        }
-        return 0 if len(dealt) == len(generation.candidates) else _DEALS_MS
-    if step is Answer and None not in state.complaints(generation.epoch).values():
+        return len({*spoken} | (heard - {None})) == num
+
+    dealt = state.deals(epoch)
+    if step is Deal:
+        return 0 if have_all(dealt, Deal) else _DEALS_MS
+    if len(dealt) < num:  # it will begin anew, whatever is said
         return 0
-    return _WORDS_MS
+    is_asked = step is Answer and None in state.complaints(epoch).values()
+    is_heard = have_all(state.confirmed(epoch), Complaint | Confirm)
+    return 0 if is_heard and not is_asked else _WORDS_MS

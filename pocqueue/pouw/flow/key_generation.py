@@ -13,12 +13,17 @@ from pocqueue.pouw.errors import InvalidTransaction
 from pocqueue.pouw.flow.core import Core
 from pocqueue.pouw.flow.orders import Orders
 from pocqueue.pouw.slots import bls
-from pocqueue.pouw.wire.transactions import Answer, Complaint, Deal
+from pocqueue.pouw.wire.transactions import Answer, Complaint, Confirm, Deal
 
 _IDLE_S = 5.0
 #: Of the newest committees.
 _MAX_SEATS = 4
-_DOES = {Deal: "deals", Complaint: "complains", Answer: "answers"}
+_DOES = {
+    Deal: "deals",
+    Complaint: "complains",
+    Answer: "answers",
+    Confirm: "confirms its shares",
+}
 
 _log = logging.getLogger(__name__)
 

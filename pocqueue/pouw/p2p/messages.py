@@ -10,7 +10,7 @@ import msgspec
 from pocqueue.pouw.wire.codec import Account, Hash, Message, Signature, Small
 
 #: Version of everything in this folder that both sides of a link have to agree on.
-VERSION = 3
+VERSION = 4
 MAX_IDS = 64  #: of an `Ids`
 MAX_ADDRESSES = 16  #: of an `Addresses`
 

@@ -118,6 +118,12 @@ class Answer(Message, tag=9, frozen=True):
     share: Hash  #: a scalar, big-endian
 
 
+class Confirm(Message, tag=14, frozen=True):
+    """A candidate says that it has a good share of everybody who has dealt, or has complained."""
+
+    generation: Hash
+
+
 class Evidence(Message, tag=10, frozen=True):
     """Has a stake taken from whoever broke the rules so that anybody can see it. Its sender gets a part of it, but for
     a fault, where the finder does."""
@@ -169,6 +175,7 @@ Body = (
     | Deal
     | Complaint
     | Answer
+    | Confirm
     | Evidence
     | Reveal
     | Result

@@ -22,6 +22,7 @@ from pocqueue.pouw.wire.transactions import (
     Answer,
     Body,
     Complaint,
+    Confirm,
     Deal,
     Release,
     Transaction,
@@ -63,6 +64,8 @@ def test_founders_come_into_office_together() -> None:
     assert town.generation.height == first
     for name in NAMES[:4]:
         town.block(town.deal(name))
+    for name in NAMES[:4]:
+        town.block(*town.confirms(name))
     town.until(first + 9)
     assert town.state.office is None
     town.block()
@@ -106,7 +109,7 @@ def test_the_silent_one_of_five_stays_outside() -> None:
     """The others make another key, of which a fourth may be away."""
     town = begun(5)
     town.block(*town.deals(*NAMES[:4]))
-    town.until(9)
+    town.confirmed()
     assert [one.account for one in town.generation.candidates] == [*map(account, NAMES[:4])]
     assert (town.generation.height, town.generation.threshold) == (9, 3)
     committee = town.make_committee(*NAMES[:4])
@@ -123,7 +126,7 @@ def test_a_wrong_share_that_is_shown_rightly_counts() -> None:
     town.block(town.wrong_deal(cheat, victim), *town.deals(*NAMES[1:4]))
     town.until(5)
     town.block(town.complaint(victim, cheat))
-    town.until(7)
+    town.block(*town.confirms(*NAMES[:4]))
     assert qualified(town.state, town.generation) == [1, 2, 3]
     town.block(town.answer(cheat, victim))
     assert qualified(town.state, town.generation) == [0, 1, 2, 3]
@@ -141,7 +144,7 @@ def test_a_wrong_share_that_nobody_shows_throws_its_dealer_out() -> None:
     town.until(7)
     assert _refused(town, town.wrong_answer(cheat, victim)) == "answer"
     assert _refused(town, town.answer(cheat, NAMES[0])) == "answer"
-    town.until(9)
+    town.confirmed()
     others = [*NAMES[:2], *NAMES[3:5]]
     assert [one.account for one in town.generation.candidates] == [*map(account, others)]
     town.make_committee(*others)
@@ -158,9 +161,31 @@ def test_a_false_complaint_throws_nobody_out() -> None:
     town.until(7)
     town.block(town.answer(dealer, liar))
     assert _refused(town, town.answer(dealer, liar)) == "answer"
+    town.confirmed()
     town.until(11)
     assert _members(town) == {*NAMES[:4]}
     assert _signs(town, liar, *NAMES[2:4])
+
+
+def test_who_does_not_confirm_its_shares_is_no_member() -> None:
+    """It may have been dealt a wrong one while it was away: as a member it could sign nothing, beside a dealer that lies."""
+    town, (cheat, victim) = begun(5), NAMES[:2]
+    others = [cheat, *NAMES[2:5]]
+    town.block(town.wrong_deal(cheat, victim), *town.deals(*NAMES[1:5]))
+    town.until(6)
+    town.block(*town.confirms(*others))
+    assert _refused(town, *town.confirms(cheat)) == "confirm"
+    town.until(9)
+    assert [one.account for one in town.generation.candidates] == [*map(account, others)]
+    town.make_committee(*others)
+    assert _signs(town, *others[1:])
+    # Of four founders it is waited for.
+    four = begun(4)
+    four.block(four.wrong_deal(cheat, victim), *four.deals(*NAMES[1:4]))
+    four.until(8)
+    four.block(*four.confirms(cheat, *NAMES[2:4]))
+    assert (four.generation.height, len(four.generation.candidates)) == (9, 4)
+    assert four.state.confirmed(0) == set()
 
 
 def test_who_is_left_is_who_dealt_and_answered() -> None:
@@ -173,7 +198,7 @@ def test_who_is_left_is_who_dealt_and_answered() -> None:
     town.block(town.complaint(c, b), town.complaint(a, g))
     town.block(town.complaint(e, d), town.complaint(f, d))
     town.block(town.answer(d, e), town.answer(g, a))
-    town.block(town.answer(d, f))
+    town.block(town.answer(d, f), *town.confirms(*NAMES[:7]))
     assert town.height == 9
     # a was silent, b left c's complaint standing: c, d, e, f and g are five, as many as the first key would have needed.
     assert [one.account for one in town.generation.candidates] == [*map(account, (c, d, e, f, g))]
@@ -186,7 +211,7 @@ def test_too_few_are_no_committee() -> None:
     """Of seven, four honest ones are fewer than the five that their key would need: the founders try again."""
     town = begun(7)
     town.block(*town.deals(*NAMES[:4]))
-    town.until(9)
+    town.confirmed()
     assert len(town.generation.candidates) == 7
     assert town.state.office is None
 
@@ -208,6 +233,7 @@ def test_what_comes_too_early_or_too_late_is_refused() -> None:
     town.block(town.deal(first))
     assert _refused(town, town.complaint(second, first)) == "early"
     assert _refused(town, town.answer(first, second)) == "early"
+    assert _refused(town, *town.confirms(second)) == "early"
     town.until(5)
     late = town.deal(second)
     assert _refused(town, late) == "step"
@@ -216,6 +242,9 @@ def test_what_comes_too_early_or_too_late_is_refused() -> None:
     assert is_over(late[1], 6)
     town.until(7)
     assert _refused(town, town.complaint(second, first)) == "step"
+    confirm = Confirm(town.generation.id)
+    assert not is_over(confirm, 9)
+    assert is_over(confirm, 10)
     town.until(9)
     assert _refused(town, late) == "generation"
 
@@ -275,6 +304,7 @@ def test_a_restart_in_each_step_changes_nothing() -> None:
     town.block(town.complaint(victim, cheat))
     town.until(7)
     town.block(town.answer(cheat, victim))
+    town.confirmed()
     town.until(11)
     assert _signs(town, *NAMES[:3])
     shares = [town.share(name) for name in NAMES[:4]]
@@ -292,6 +322,7 @@ def test_the_committee_follows_the_stakes_at_epochs() -> None:
         town.until(-(-town.height // 10) * 10)
         began, before = town.generation.height, town.committee
         town.block(*town.deals(*NAMES[:num]))
+        town.confirmed()
         town.until(began + 9)
         assert town.committee == before
         town.block()
@@ -330,8 +361,7 @@ def test_a_member_has_something_to_lose() -> None:
     assert town.state.ticket(left) is not None
     town.block(town.ticket(NAMES[4]))
     town.until(-(-town.height // 10) * 10)
-    town.block(*town.deals(NAMES[0], *NAMES[2:5]))
-    town.until(town.generation.height + 10)
+    town.make_committee(NAMES[0], *NAMES[2:5])
     assert left not in town.committee.tickets
     town.blocks(unbonding - 1)
     assert town.state.ticket(left) is not None
@@ -348,6 +378,7 @@ def test_who_comes_for_who_goes() -> None:
     town.until(20)
     now = [NAMES[0], *NAMES[2:5]]
     town.block(*town.deals(*now))
+    town.confirmed()
     town.until(29)
     assert _members(town) == {*NAMES[:4]}
     town.block()
@@ -361,7 +392,7 @@ def test_a_committee_that_fails_leaves_the_old_one() -> None:
     town.block(town.release(NAMES[1]), town.ticket(NAMES[4]))
     town.until(20)
     town.block(*town.deals(NAMES[0], NAMES[2]))
-    town.until(28)
+    town.confirmed()
     assert town.state.generation is None
     assert _members(town) == {*NAMES[:4]}
     town.until(30)
@@ -425,6 +456,7 @@ def test_a_branch_knows_nothing_of_another_one() -> None:
     other.block(*town.deals(*NAMES[:2]))
     for branch in (town, other):
         branch.block(*branch.deals(*NAMES[2:4]))
+        branch.confirmed()
         branch.until(11)
     assert town.committee == other.committee
 
@@ -497,6 +529,7 @@ def _bodies(draw: st.DrawFn, town: Town) -> Said:
     number = draw(st.integers(0, 255) | st.integers(0, 5))
     choices: list[Body] = [
         Complaint(identifier, number),
+        Confirm(identifier),
         Answer(identifier, number, draw(st.binary(min_size=32, max_size=32))),
         Deal(identifier, (), ()),
     ]
@@ -505,6 +538,7 @@ def _bodies(draw: st.DrawFn, town: Town) -> Said:
     if generation is not None and generation.place(account(other)) is not None:
         if generation.place(account(name)) is not None:
             honest = [town.deal(name)[1], town.complaint(name, other)[1]]
+            honest += [town.confirms(name)[0][1]] * 3
             choices += [*honest * 3, town.answer(name, other)[1], town.wrong_deal(name, other)[1]]
         choices.append(town.deal(other)[1])
     return name, draw(st.sampled_from(choices))
@@ -534,6 +568,8 @@ def test_whatever_is_said_breaks_nothing(data: st.DataObject) -> None:
         assert coins(town.state) == owned
     generation = town.state.generation
     if generation is not None:
+        town.until(generation.height + 7)
+        town.block(*_taken(town, town.confirms(*NAMES[:5])))
         town.until(generation.height + 10)
     if town.state.committee_in_office is not None:
         members = sorted(_members(town))

@@ -9,7 +9,7 @@ from pocqueue.pouw.chain.office import Step
 from pocqueue.pouw.committee.seats import Seat, seat_at
 from pocqueue.pouw.committee.steps import founding_due_ms, steps_of
 from pocqueue.pouw.slots import bls
-from pocqueue.pouw.wire.transactions import Answer, Complaint, Deal
+from pocqueue.pouw.wire.transactions import Answer, Complaint, Confirm, Deal
 from tests.pouw.generations import NAMES, Said, Town, begun, in_office
 from tests.pouw.support import account
 
@@ -59,13 +59,17 @@ def test_a_wrong_share_is_complained_about_and_shown() -> None:
     town, cheat = begun(4), NAMES[0]
     town.block(town.wrong_deal(cheat, NAMES[1], NAMES[3]), *_said(town, *NAMES[1:4]))
     town.until(5)
-    complaints = _said(town, *NAMES[:4])
-    assert [(name, type(body)) for name, body in complaints] == [
-        (name, Complaint) for name in (NAMES[1], NAMES[3])
+    said = _said(town, *NAMES[:4])
+    assert [(name, type(body)) for name, body in said] == list(
+        zip(NAMES[:4], (Confirm, Complaint, Confirm, Complaint), strict=True)
+    )
+    town.block(*said)
+    # Who has complained confirms once that is in the chain.
+    confirms = _said(town, *NAMES[:4])
+    assert [(name, type(body)) for name, body in confirms] == [
+        (name, Confirm) for name in (NAMES[1], NAMES[3])
     ]
-    town.block(*complaints)
-    assert _said(town, *NAMES[:4]) == []
-    town.until(7)
+    town.block(*confirms)
     answers = _said(town, *NAMES[:4])
     assert [(name, type(body)) for name, body in answers] == [(cheat, Answer)] * 2
     town.block(answers[0])
@@ -82,13 +86,29 @@ def test_whoever_stays_silent_is_left_behind() -> None:
     assert len(_seats(town, *NAMES[:5])) == 4
 
 
-def test_who_missed_its_time_to_complain_has_no_seat() -> None:
-    """It signs nothing rather than something wrong; the other three go on."""
+@pytest.mark.parametrize("away", [6, 7])
+def test_who_missed_its_time_to_complain_is_not_counted_on(away: int) -> None:
+    """It was away up to this block: the key is made anew, and at the next try it has its share; no committee has a mute member."""
     town, cheat, victim = begun(4), NAMES[0], NAMES[1]
     town.block(town.wrong_deal(cheat, victim), *_said(town, *NAMES[1:4]))
+    while town.height < away:
+        town.block(*_said(town, cheat, *NAMES[2:4]))
+    assert (_said(town, victim) == []) == (away == 7)
+    _until_office(town, *NAMES[:4])
+    assert town.height == (11 if away == 6 else 19)
+    assert len(_seats(town, *NAMES[:4])) == 4
+    assert _is_signed(town, _seats(town, victim, *NAMES[2:4]))
+
+
+def test_who_says_falsely_that_its_shares_are_good_has_no_seat() -> None:
+    """It signs nothing rather than something wrong; the other three go on."""
+    town, cheat, liar = begun(4), NAMES[0], NAMES[1]
+    town.block(town.wrong_deal(cheat, liar), *_said(town, *NAMES[1:4]))
+    town.until(5)
+    town.block(*_said(town, cheat, *NAMES[2:4]), *town.confirms(liar))
     _until_office(town, cheat, *NAMES[2:4])
-    assert account(victim) in town.committee.members
-    assert _seats(town, victim) == []
+    assert account(liar) in town.committee.members
+    assert _seats(town, liar) == []
     assert _is_signed(town, _seats(town, cheat, *NAMES[2:4]))
 
 
@@ -126,7 +146,8 @@ def test_founders_make_blocks_by_turns() -> None:
 
 
 def test_a_block_waits_for_deals_and_words() -> None:
-    """Five seconds for those that have not dealt, unless their deals are waiting; three for complaints and for answers that are due."""
+    """Five seconds for those that have not dealt, unless their deals are waiting; three for what is said of shares, and for
+    answers that are due."""
     town = begun(4)
     turn = NAMES[town.height % 4]
     deals = [(account(name), town.deal(name)[1]) for name in NAMES[:4]]
@@ -136,14 +157,29 @@ def test_a_block_waits_for_deals_and_words() -> None:
     stale = msgspec.structs.replace(steps[3][1], generation=bytes(32))
     assert _due_s(town, turn, *steps[:3], (steps[3][0], stale)) == 5
     town.block(*town.deals(*NAMES[:4]))
-    waits = []
+    waits, complaint = [], town.complaint(NAMES[0], NAMES[1])
     for height in range(2, 11):
         assert town.height == height
         waits.append(_due_s(town, NAMES[height % 4]))
-        town.block(
-            *([town.complaint(NAMES[0], NAMES[1])] if height == 5 else _said(town, NAMES[1]))
-        )
+        match height:
+            case 5:  # a complaint says as much as that all is good
+                heard = [(account(name), body) for name, body in town.confirms(*NAMES[1:4])]
+                confirms = [(sender, body) for sender, body in heard if isinstance(body, Step)]
+                assert isinstance(complaint[1], Complaint)
+                own = (account(NAMES[0]), complaint[1])
+                assert _due_s(town, NAMES[1], *confirms) == 3
+                assert _due_s(town, NAMES[1], *confirms, own) == 0
+                town.block(complaint, *town.confirms(*NAMES[2:4]))
+            case 6:
+                town.block(*_said(town, NAMES[0]))
+            case _:
+                town.block(*_said(town, NAMES[1]))
     assert waits == [0, 0, 0, 3, 3, 3, 0, 0, 0]
+    # Where one has not dealt it begins anew, and nobody is waited for.
+    three = begun(4)
+    three.block(*three.deals(*NAMES[:3]))
+    three.until(5)
+    assert _due_s(three, NAMES[5 % 4]) == 0
 
 
 @pytest.mark.parametrize("num", [0, 4])

@@ -9,7 +9,6 @@ from msgspec.structs import replace
 from typing_extensions import override
 
 from pocqueue.pouw.chain.records import KeyGeneration
-from pocqueue.pouw.committee import steps
 from pocqueue.pouw.committee.dealing import Dealer
 from pocqueue.pouw.economics import NodeRole
 from pocqueue.pouw.node import PoUWNode
@@ -100,10 +99,8 @@ class _Cheat(Dealer):
 
 
 @pytest.mark.long
-async def test_a_wrong_share_is_put_right(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_wrong_share_is_put_right(tmp_path: Path) -> None:
     """Its candidate complains by itself, the dealer answers, and all four are in office with good shares."""
-    # Who misses its two blocks has no share: on a busy machine that would be nobody's fault.
-    monkeypatch.setattr(steps, "_WORDS_MS", 8000)
     network, keys = listed(tmp_path)
     first = node("s0", NodeRole.SUPERVISOR, network, key=keys[0])
     async with running(first):
