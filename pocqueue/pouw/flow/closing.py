@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
 from msgspec.structs import replace
@@ -60,6 +61,7 @@ class Closings:
 
     Args:
         core, slots, store, orders, statements: of the node.
+        fill: has all slots of a task here; see `Gaps.fill`.
     """
 
     def __init__(
@@ -69,9 +71,10 @@ class Closings:
         store: SlotStore,
         orders: Orders,
         statements: Statements,
+        fill: Callable[[bytes], Awaitable[None]],
     ) -> None:
         self._core, self._slots, self._store = core, slots, store
-        self._orders, self._statements = orders, statements
+        self._orders, self._statements, self._fill = orders, statements, fill
         statements.judges[Close] = self.judge
         #: Share of right answers of the newest look at the common model, by task.
         self.accuracy: dict[bytes, float] = {}
@@ -247,8 +250,8 @@ class Closings:
         self, task: bytes, record: TaskRecord, epoch: int, reason: int, num_slots: int
     ) -> Close:
         """Return what this node says of a task whose training is over, unsigned."""
-        if not await self._slots.in_slots(self._store.is_whole, task):
-            raise SlotError("missing", "slots of it are not here, so nobody knows who worked.")
+        # Who came when it was trained already does not know yet who worked before.
+        await self._fill(task)
         count, theta = _Count(0, 0, 0), ZERO
         if num_slots:
             history = await self._at(task, num_slots)

@@ -30,6 +30,7 @@ from pocqueue.pouw.flow.committee import CommitteeDuty
 from pocqueue.pouw.flow.core import Core, Tasks, now_ms
 from pocqueue.pouw.flow.datasets import Datasets
 from pocqueue.pouw.flow.evaluation import Evaluation
+from pocqueue.pouw.flow.gaps import Gaps
 from pocqueue.pouw.flow.hearing import Hearing
 from pocqueue.pouw.flow.key_generation import KeyGenerationDuty, Seats
 from pocqueue.pouw.flow.matching import Matching
@@ -155,7 +156,10 @@ class Life:
                 self._tasks.start(choose(history, advance))
 
         self._slots.on_advance = on_advance
-        closings = Closings(core, self._slots, slot_store, self._orders, self._statements)
+        gaps = Gaps(core, self._slots, slot_store)
+        closings = Closings(
+            core, self._slots, slot_store, self._orders, self._statements, gaps.fill
+        )
         self._hearing = Hearing(core, self._slots, self._missing)
         self.watch = Watch(core, self._slots)
         self._hearing.on_word = self.watch.heard

@@ -139,7 +139,7 @@ class SlotSync:
         limits = (MAX_SLOTS, MAX_ANSWER_BYTES)
         async with self._giving:
             found = await self._slots.in_slots(
-                self._store.slots, request.task, request.first, *limits
+                self._store.slots, request.task, request.first, *limits, is_bare=request.is_bare
             )
         return Slots(tuple(found))
 

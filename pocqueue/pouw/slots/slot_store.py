@@ -10,7 +10,7 @@ import itertools
 import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from pocqueue.pouw.errors import NodeDataError, SlotError
 from pocqueue.pouw.node_file import NodeFile
@@ -47,6 +47,14 @@ SELECT record.slot, record.record, message.iteration, map.map FROM record
 LEFT JOIN message USING (task, slot) LEFT JOIN map USING (task, slot, place)
 WHERE record.task = ? AND record.slot BETWEEN ? AND ? ORDER BY record.slot, message.place
 """
+
+
+class Gap(NamedTuple):
+    """Slots of a task that are not here, between others."""
+
+    first: int
+    end: int  #: the first one that is here again
+    previous: bytes  #: id of the certificate of the last one
 
 
 class SlotStore(NodeFile):
@@ -159,7 +167,14 @@ class SlotStore(NodeFile):
         return 0 if row is None else int(row[0])
 
     def slots(
-        self, task: bytes, first: int, limit: int, max_bytes: int = _LAST, last: int = _LAST
+        self,
+        task: bytes,
+        first: int,
+        limit: int,
+        max_bytes: int = _LAST,
+        last: int = _LAST,
+        *,
+        is_bare: bool = False,
     ) -> list[Slot]:
         """Return certified slots in a row from `first` on, as far as they and their maps are here.
 
@@ -168,6 +183,7 @@ class SlotStore(NodeFile):
             first, last: of the slots.
             limit: number of slots, at most.
             max_bytes: of them together, at most; but one is always allowed.
+            is_bare: without their maps, so these need not be here.
         """
         found: list[Slot] = []
         size = 0
@@ -176,7 +192,11 @@ class SlotStore(NodeFile):
             for number, group in itertools.groupby(rows, key=lambda row: row[0]):
                 parts = [row[1:] for row in group]
                 record = self._decode(parts[0][0], SlotRecord)
-                messages = [part[1:] for part in parts if part[2] is not None]
+                messages = [
+                    (part[1], b"" if is_bare else part[2])
+                    for part in parts
+                    if part[1 if is_bare else 2] is not None
+                ]
                 size += sum(map(len, (parts[0][0], *itertools.chain(*messages))))
                 is_gap = number != first + len(found) or len(messages) != len(record.ids)
                 if is_gap or (found and size > max_bytes):
@@ -250,12 +270,36 @@ class SlotStore(NodeFile):
             [found] = db.execute(query, (task,)).fetchone()
         return found or 0
 
-    def is_whole(self, task: bytes) -> bool:
-        """Say whether all slots of a task up to its newest one here are here."""
-        query = "SELECT count(*) = coalesce(max(slot) + 1, 0) FROM record WHERE task = ?"
+    def gap(self, task: bytes) -> Gap | None:
+        """Return the last slots of a task that are missing before some that are here; None: all before them are here."""
+        above = """SELECT slot, record FROM record AS one WHERE task = ? AND slot > 0 AND NOT EXISTS
+            (SELECT 1 FROM record WHERE task = one.task AND slot = one.slot - 1) ORDER BY slot DESC LIMIT 1"""
+        below = "SELECT coalesce(max(slot) + 1, 0) FROM record WHERE task = ? AND slot < ?"
         with self.transaction() as db:
-            [found] = db.execute(query, (task,)).fetchone()
-        return bool(found)
+            row = db.execute(above, (task,)).fetchone()
+            if row is None:
+                return None
+            [first] = db.execute(below, (task, row[0])).fetchone()
+        previous = self._decode(row[1], SlotRecord).signed.certificate.previous
+        return Gap(first, row[0], previous)
+
+    def write_bare(self, slots: Sequence[Slot]) -> None:
+        """Keep slots in a row without their maps, which end where a gap does. They are behind all that is here: what was
+        written last is the newest.
+        """
+        with self.transaction() as db:
+            [lowest] = db.execute("SELECT min(rowid) FROM record").fetchone()
+            for number, slot in enumerate(reversed(slots), 1):
+                certificate = slot.record.signed.certificate
+                at = (certificate.task, certificate.slot)
+                row = (lowest - number, *at, encode(slot.record))
+                db.execute(
+                    "INSERT INTO record (rowid, task, slot, record) VALUES (?, ?, ?, ?)", row
+                )
+                for place, message in enumerate(slot.messages):
+                    it = message.iteration
+                    worked = (*at, place, it.miner, it.parts, encode(it))
+                    db.execute("INSERT INTO message VALUES (?, ?, ?, ?, ?, ?)", worked)
 
     def parts(self, task: bytes) -> list[tuple[int, bytes, int]]:
         """Return slot, miner and parts of all certified messages of a task that are here."""

@@ -55,12 +55,15 @@ class SlotsRequest(Message, frozen=True):
 
     task: Hash
     first: Count
+    #: Without their maps, which nobody keeps for ever: who has worked is asked for.
+    is_bare: bool = False
 
 
 class Slot(Message, frozen=True):
     """A certified slot with everything that follows from it."""
 
     record: SlotRecord
+    #: With empty maps, if they were asked for so.
     messages: Annotated[tuple[IterationWithMap, ...], msgspec.Meta(max_length=1024)]
 
 

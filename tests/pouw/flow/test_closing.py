@@ -17,6 +17,7 @@ from pocqueue.pouw.chain.records import TaskRecord
 from pocqueue.pouw.errors import SlotError, TrainingError
 from pocqueue.pouw.flow import closing, orders as orders_module
 from pocqueue.pouw.flow.closing import Closings
+from pocqueue.pouw.flow.gaps import Gaps
 from pocqueue.pouw.flow.orders import Orders
 from pocqueue.pouw.slots.task import LAP
 from pocqueue.pouw.slots.weights import weights_hash
@@ -118,7 +119,8 @@ async def _supervisor(
         core.key = key("supervisor")
         orders = Orders(core)
         statements: Any = SimpleNamespace(sign=sign, judges={})
-        closings = Closings(core, node.slots, node.store, orders, statements)
+        fill = Gaps(core, node.slots, node.store).fill
+        closings = Closings(core, node.slots, node.store, orders, statements, fill)
         assert statements.judges == {Close: closings.judge}
         found = _Supervisor(node, closings, orders, ordered.id)
         core.trainer = found  # type: ignore[assignment]

@@ -26,6 +26,7 @@ from pocqueue.pouw.flow import (
 from pocqueue.pouw.flow.closing import Closings
 from pocqueue.pouw.flow.committee import CommitteeDuty
 from pocqueue.pouw.flow.core import Tasks
+from pocqueue.pouw.flow.gaps import Gaps
 from pocqueue.pouw.flow.hearing import Hearing
 from pocqueue.pouw.flow.matching import Matching
 from pocqueue.pouw.flow.orders import Orders
@@ -76,7 +77,8 @@ async def _supervisor(
         secret = group_key("group")
 
         statements: Any = SimpleNamespace(judges={})
-        closings = Closings(node.core, node.slots, node.store, Orders(node.core), statements)
+        fill = Gaps(node.core, node.slots, node.store).fill
+        closings = Closings(node.core, node.slots, node.store, Orders(node.core), statements, fill)
         office = chain.tip.state.committee_in_office
         assert office is not None
         seat = Seat(office, 0, secret)

@@ -301,14 +301,31 @@ def test_the_slots_of_another_committee_are_forgotten() -> None:
         assert store.sent(TASK.id, LANES[2]) is None
 
 
-def test_a_task_is_whole_if_no_slot_is_missing() -> None:
-    """From slot 0 to its newest one; one of which nothing is here lacks nothing."""
+def test_slots_that_are_missing_are_put_in_between_without_their_maps() -> None:
+    """Then it is known who worked in all of them; the newest one stays the newest, and nobody has the maps."""
     with SlotStore(None, NETWORK) as store:
-        _, advances = _written(store, 4)
-        assert (store.is_whole(TASK.id), store.is_whole(b"T" * 32)) == (True, True)
+        _, advances = _written(store, 12)
+        assert store.gap(TASK.id) is store.gap(b"T" * 32) is None
+        worked = store.parts(TASK.id)
+        store.prune(TASK.id, 9)
+        assert store.slots(TASK.id, 3, 99) == []
+        bare = store.slots(TASK.id, 3, 6, is_bare=True)
+    assert [one.record for one in bare] == [one.slot.record for one in advances[3:9]]
+    assert {one.map for slot in bare for one in slot.messages} == {b""}
     with SlotStore(None, NETWORK) as store:
-        store.write(advances[3])
-        assert not store.is_whole(TASK.id)
+        for advance in (*advances[:3], *advances[9:]):
+            store.write(advance)
+        assert store.gap(TASK.id) == (3, 9, advances[8].certificate.id)
+        store.write_bare(bare[2:])
+        assert store.gap(TASK.id) == (3, 5, advances[4].certificate.id)
+        store.write_bare(bare[:2])
+        assert store.gap(TASK.id) is None
+        assert store.parts(TASK.id) == worked
+        assert store.newest() == advances[-1].slot.record.signed
+        newest = [one.signed.certificate.slot for one in store.last(4)]
+        assert newest == [11, 10, 9, 2]
+        assert store.slots(TASK.id, 3, 99) == []
+        assert len(store.slots(TASK.id, 0, 99, is_bare=True)) == 12
 
 
 def test_the_turn_before_a_slot_is_found() -> None:
