@@ -410,16 +410,29 @@ main()
 
 
 @pytest.mark.long
-def test_testnet_with_chaos(tmp_path: Path) -> None:
-    """Everything planned is done, cheats lose their stakes, and who is honest has one history."""
-    done = pocqueue(tmp_path, "pouw", "testnet", "--chaos", "--seed", "1", "--json")
+@pytest.mark.parametrize(
+    ("roles", "cheats", "evidence"),
+    [
+        ({}, ("false-maps", "two-messages"), {"Fault", "TwoMessages"}),
+        (
+            {"supervisors": 4, "miners": 3, "verifiers": 1, "evaluators": 1},
+            ("false-maps", "two-messages", "two-values", "two-votes"),
+            {"Fault", "TwoMessages", "TwoProposals", "TwoVotes"},
+        ),
+    ],
+    ids=["one in charge", "nobody in charge"],
+)
+def test_testnet_with_chaos(
+    tmp_path: Path, roles: dict[str, int], cheats: tuple[str, ...], evidence: set[str]
+) -> None:
+    """Everything planned is done, each kind once; cheats lose their stakes, and who is honest has one history."""
+    options = [word for name, number in roles.items() for word in (f"--{name}", str(number))]
+    done = pocqueue(tmp_path, *("pouw", "testnet", *options, "--chaos", "--seed", "1", "--json"))
     found = json.loads(done.stdout)
     deeds = {(deed["kind"], deed["cheat"]) for deed in found["chaos"]["deeds"]}
-    assert deeds == {
-        *(("kill", None), ("pause", None), ("cut", None)),
-        *(("cheat", "false-maps"), ("cheat", "two-messages")),
-    }
+    others = {("kill", None), ("pause", None), ("cut", None)}
+    assert deeds == others | {("cheat", name) for name in cheats}
     assert (found["chaos"]["is_well"], found["chaos"]["is_done"]) == (True, True), done.stdout
     assert found["agreement"]["agree"], found["agreement"]["sentence"]
-    assert {one["evidence"] for one in found["chaos"]["slashed"]} == {"Fault", "TwoMessages"}
+    assert {one["evidence"] for one in found["chaos"]["slashed"]} == evidence
     assert done.returncode == 0

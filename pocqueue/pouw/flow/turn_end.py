@@ -80,7 +80,9 @@ class TurnEnd:
         for place in (self._beacon.liars | agreement.liars) - self._told:
             self._told.add(place)
             bench.core.alert(
-                "byzantine_fault", f"member {place} of the committee has given a wrong share"
+                "byzantine_fault",
+                f"member {place} of the committee has given a wrong share",
+                source=self._seat.committee.members[place],
             )
         if beacon is None:
             return False

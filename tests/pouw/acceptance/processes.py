@@ -22,6 +22,7 @@ import psutil
 
 from pocqueue.node.keys import SigningKey
 from pocqueue.pouw.files import NODE_KEY
+from tests.pouw.acceptance.lies import CANDIDATES, LIES
 from tests.support.commands import without_settings
 from tests.support.waiting import wait_until
 
@@ -45,6 +46,7 @@ class NodeProcess:
         options: more of the command's.
         key: of its account [default: made by itself].
         can_be_told: it is one of `pocqueue.pouw.chaos.node`.
+        candidate: what it does as a candidate for a committee, by its name in `lies.CANDIDATES` [default: what it should].
     """
 
     def __init__(
@@ -57,12 +59,13 @@ class NodeProcess:
         options: str = "",
         key: SigningKey | None = None,
         can_be_told: bool = False,
+        candidate: str = "",
     ) -> None:
         self.folder, self.name = folder, name or folder.name
         folder.mkdir(exist_ok=True)
         if key is not None:
             key.save_pem(folder / NODE_KEY)
-        self._can_be_told = can_be_told
+        self._can_be_told, self._candidate = can_be_told, candidate
         self.log = folder.with_name(f"{self.name}.log")
         self.port, self.http_port = _free_ports()
         self.argv = ["pouw", "node", "--role", role, "--node-id", self.name, "--host", "127.0.0.1"]
@@ -93,7 +96,8 @@ class NodeProcess:
     def start(self) -> None:
         """Start the process, and return at once."""
         self._process = _FORKS.Process(
-            target=_run, args=(self.argv, self.env, str(self.log), self._can_be_told)
+            target=_run,
+            args=(self.argv, self.env, str(self.log), self._can_be_told, self._candidate),
         )
         self._process.start()
 
@@ -170,7 +174,7 @@ class NodeProcess:
         return None
 
 
-def _run(argv: list[str], env: dict[str, str], log: str, can_be_told: bool) -> None:
+def _run(argv: list[str], env: dict[str, str], log: str, can_be_told: bool, candidate: str) -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     fd = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     os.dup2(fd, 1)
@@ -179,9 +183,13 @@ def _run(argv: list[str], env: dict[str, str], log: str, can_be_told: bool) -> N
     os.environ.update(env)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.argv = ["pocqueue", *argv]
+    if candidate:
+        CANDIDATES[candidate]()
     if can_be_told:
+        from pocqueue.pouw.chaos.cheats import CHEATS
         from pocqueue.pouw.chaos.node import main
 
+        CHEATS.update(LIES)
         sys.argv = ["node", *argv[2:]]
     else:
         from pocqueue.cli import main

@@ -9,14 +9,13 @@ import re
 import signal
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 
-from pocqueue.node.keys import SigningKey
+from tests.pouw.acceptance.founded import Founded, all_go_on, founded, newest_turn, transactions
 from tests.pouw.acceptance.history import assert_one_history
 from tests.pouw.acceptance.processes import NodeProcess
-from tests.pouw.flow.nodes import quick_genesis
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.long
@@ -27,68 +26,34 @@ _ON_ITS_WAY_S = 2.0
 _STILL_S = 5.0
 
 
-class _Network(NamedTuple):
-    supervisors: list[NodeProcess]
-    others: list[NodeProcess]  #: three miners, a verifier, a peer
-
-    @property
-    def nodes(self) -> list[NodeProcess]:
-        """Return all of them."""
-        return self.supervisors + self.others
-
-
 @pytest.fixture(scope="module")
-def network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[_Network]:
+def network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Founded]:
     """Give a network whose committee of four is in office and certifies slots."""
-    folder = tmp_path_factory.mktemp("network")
-    keys = [SigningKey.generate() for _ in range(4)]
-    accounts = ", ".join(f'"{key.public_hex}"' for key in keys)
-    genesis = quick_genesis(
-        folder, slot_ms=150, block_ms=2000, first_target_bits=249, supervisors=f"[{accounts}]"
+    found = founded(
+        tmp_path_factory.mktemp("network"),
+        *("miner_0", "miner_1", "miner_2", "verifier", "peer"),
+        slot_ms=150,
+        block_ms=2000,
+        first_target_bits=249,
     )
-    supervisors: list[NodeProcess] = []
-    for place, key in enumerate(keys):
-        one = NodeProcess(
-            folder / f"supervisor_{place}",
-            "supervisor",
-            genesis,
-            *supervisors,
-            options="--no-mine",
-            key=key,
-            can_be_told=True,
-        )
-        supervisors.append(one)
-    others = [
-        NodeProcess(folder / name, name.partition("_")[0], genesis, *supervisors, can_be_told=True)
-        for name in ("miner_0", "miner_1", "miner_2", "verifier", "peer")
-    ]
-    found = _Network(supervisors, others)
     try:
-        for one in found.nodes:
-            one.start()
+        found.start()
         for one in found.nodes:
             one.until_past("turn", 10)
         yield found
-        height = max(one.number("blockchain_height") for one in found.nodes)
-        for one in found.nodes:
-            one.until_past("anchor_height", height)
-        assert_one_history(found.nodes)
+        _have_one_history(found.nodes)
         for one in found.nodes:
             assert "Traceback" not in one.log.read_text(), one.name
     finally:
-        for one in found.nodes:
-            one.stop()
+        found.stop()
 
 
-def _turn(nodes: Sequence[NodeProcess]) -> int:
-    return max(one.number("turn") for one in nodes)
-
-
-def _all_go_on(nodes: Sequence[NodeProcess]) -> None:
-    """Wait until each of these has slots that nobody had yet."""
-    newest = _turn(nodes)
+def _have_one_history(nodes: Sequence[NodeProcess]) -> None:
+    """Wait until all blocks that somebody has are final for each of these; fail if they are not the same, or the slots."""
+    height = max(one.number("blockchain_height") for one in nodes)
     for one in nodes:
-        one.until_past("turn", newest)
+        one.until_past("anchor_height", height)
+    assert_one_history(nodes)
 
 
 def _stand_still(nodes: Sequence[NodeProcess]) -> None:
@@ -97,15 +62,6 @@ def _stand_still(nodes: Sequence[NodeProcess]) -> None:
     before = [one.number("turn") for one in nodes]
     time.sleep(_STILL_S)
     assert [one.number("turn") for one in nodes] == before
-
-
-def _evidence(one: NodeProcess) -> list[dict[str, Any]]:
-    """Return the evidence in a node's chain: what it is, and whom it accuses."""
-    found = []
-    for block in one.ask("blocks?last=1000"):
-        if block["num_transactions"]:
-            found += one.ask(f"blocks/{block['height']}")["transactions"]
-    return [transaction for transaction in found if transaction["kind"] == "Evidence"]
 
 
 def _trained(one: NodeProcess) -> list[dict[str, Any]]:
@@ -117,7 +73,7 @@ def _trained(one: NodeProcess) -> list[dict[str, Any]]:
     ]
 
 
-def test_all_nodes_have_the_same_blocks_and_weights(network: _Network) -> None:
+def test_all_nodes_have_the_same_blocks_and_weights(network: Founded) -> None:
     """Slots are certified by the four together, eight blocks are mined, the model gets 0.93 right, nobody is accused."""
 
     def is_trained(one: NodeProcess) -> bool:
@@ -150,18 +106,28 @@ def test_all_nodes_have_the_same_blocks_and_weights(network: _Network) -> None:
     assert [alert for alert in alerts if alert["source_peer"]] == []
 
 
-def test_a_supervisor_that_is_killed_holds_nobody_up(network: _Network) -> None:
+def test_a_supervisor_that_is_killed_holds_nobody_up(network: Founded) -> None:
     """Slots go on without it; started again it follows, and contradicts nothing that it has said."""
     victim, *rest = network.supervisors
     victim.kill()
     for one in rest:
-        one.until_past("turn", _turn(rest) + 8)
+        one.until_past("turn", newest_turn(rest) + 8)
     victim.start()
-    _all_go_on(network.nodes)
-    assert not _evidence(network.others[-1])
+    began_s, account = time.monotonic(), network.accounts[0]
+
+    def is_heard() -> bool:
+        """It votes again: another member has heard it since then."""
+        since_s = time.monotonic() - began_s
+        members = (rest[0].ask("committee") or {"members": []})["members"]
+        heard_s = [one["heard_s"] for one in members if one["account"] == account]
+        return any(one is not None and one < since_s for one in heard_s)
+
+    wait_until(is_heard, message="a vote of who was killed")
+    all_go_on(network.nodes)
+    assert not transactions(network.others[-1], "Evidence")
 
 
-def test_without_two_of_four_nothing_is_certified(network: _Network) -> None:
+def test_without_two_of_four_nothing_is_certified(network: Founded) -> None:
     """As long as they stand still; then slots go on, where they were."""
     for one in network.supervisors[:2]:
         one.signal(signal.SIGSTOP)
@@ -170,11 +136,11 @@ def test_without_two_of_four_nothing_is_certified(network: _Network) -> None:
     finally:
         for one in network.supervisors[:2]:
             one.signal(signal.SIGCONT)
-    _all_go_on(network.nodes)
+    all_go_on(network.nodes)
 
 
 @pytest.mark.parametrize("inside", [2, 1])
-def test_a_network_in_two_parts(network: _Network, inside: int) -> None:
+def test_a_network_in_two_parts(network: Founded, inside: int) -> None:
     """Only that part goes on that has three of the four; joined, both have its history."""
     one_side = [*network.supervisors[:inside], network.others[0]]
     other_side = [one for one in network.nodes if one not in one_side]
@@ -184,16 +150,17 @@ def test_a_network_in_two_parts(network: _Network, inside: int) -> None:
     try:
         _stand_still(one_side)
         if inside == 1:
-            _all_go_on(other_side)
+            all_go_on(other_side)
         else:
             _stand_still(other_side)
     finally:
         for one in network.nodes:
             one.tell("heal")
-    _all_go_on(network.nodes)
+    all_go_on(network.nodes)
+    _have_one_history(network.nodes)
 
 
-def test_a_leader_of_two_minds_loses_its_stake(network: _Network) -> None:
+def test_a_leader_of_two_minds_loses_its_stake(network: Founded) -> None:
     """It proposes two values each time; there is one certificate a turn, and its ticket is gone."""
     liar = network.supervisors[3]
     account = liar.ask()["public_key"]
@@ -202,14 +169,14 @@ def test_a_leader_of_two_minds_loses_its_stake(network: _Network) -> None:
         wait_until(
             lambda: any(
                 (one["evidence"], one["accused"]) == ("TwoProposals", account)
-                for one in _evidence(network.others[-1])
+                for one in transactions(network.others[-1], "Evidence")
             ),
             message="evidence of it in the chain",
         )
     finally:
         liar.tell("cheat/none")
     assert network.others[-1].ask(f"accounts/{account}")["tickets"] == []
-    _all_go_on(network.nodes)
+    all_go_on(network.nodes)
     certificates: dict[int, set[str]] = {}
     for one in network.nodes:
         for slot in one.ask("slots?last=200"):
@@ -217,7 +184,7 @@ def test_a_leader_of_two_minds_loses_its_stake(network: _Network) -> None:
     assert all(len(found) == 1 for found in certificates.values())
 
 
-def test_nothing_was_told_that_did_not_happen(network: _Network) -> None:
+def test_nothing_was_told_that_did_not_happen(network: Founded) -> None:
     """Alerts are about what was done here, of the liar at most."""
     for one in network.nodes:
         kinds = set(re.findall(r"Security alert: (\w+)", one.log.read_text()))

@@ -10,9 +10,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from pocqueue.node.keys import SigningKey
+from tests.pouw.acceptance.founded import Founded, founded
 from tests.pouw.acceptance.processes import NodeProcess
-from tests.pouw.flow.nodes import quick_genesis
 from tests.support.commands import pocqueue
 from tests.support.waiting import wait_until
 
@@ -21,25 +20,32 @@ pytestmark = pytest.mark.long
 
 class _Network(NamedTuple):
     folder: Path
-    genesis: str
-    supervisors: list[NodeProcess]
-    miners: list[NodeProcess]
-    evaluator: NodeProcess
+    nodes: Founded
 
     @property
-    def nodes(self) -> list[NodeProcess]:
-        """Return all of them."""
-        return [*self.supervisors, *self.miners, self.evaluator]
+    def miners(self) -> list[NodeProcess]:
+        """Return those that train."""
+        return self.nodes.others[:2]
 
-    def order(self, *options: str) -> tuple[dict[str, Any], str]:
-        """Order a small model of the digits and watch it to its end; return what came of it, and what was told."""
+    @property
+    def evaluator(self) -> NodeProcess:
+        """Return who counts."""
+        return self.nodes.others[2]
+
+    def order(self, *options: str, code: int = 0) -> tuple[dict[str, Any], str]:
+        """Order a small model of the digits and watch it to its end; return what came of it, and what was told.
+
+        Args:
+            options: more of the command's.
+            code: that it leaves with: 1 if the order comes to nothing.
+        """
         done = pocqueue(
             self.folder / "client",
             *("pouw", "task", "submit", "digits", "--widths", "16", *options, "--watch", "--json"),
-            *("--bootstrap", f"127.0.0.1:{self.supervisors[0].port}"),
-            POCQUEUE_POUW_NETWORK=self.genesis,
+            *("--bootstrap", f"127.0.0.1:{self.nodes.supervisors[0].port}"),
+            POCQUEUE_POUW_NETWORK=self.nodes.genesis,
         )
-        assert done.returncode == 0, done.stderr
+        assert done.returncode == code, done.stderr
         return json.loads(done.stdout), done.stderr
 
 
@@ -47,32 +53,17 @@ class _Network(NamedTuple):
 def network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[_Network]:
     """All of them have their tickets, and the four are in office."""
     folder = tmp_path_factory.mktemp("network")
-    keys = [SigningKey.generate() for _ in range(4)]
-    listed = ", ".join(f'"{key.public_hex}"' for key in keys)
-    genesis = quick_genesis(folder, slot_ms=50, result_blocks=8, supervisors=f"[{listed}]")
-    supervisors: list[NodeProcess] = []
-    for place, key in enumerate(keys):
-        folder_of = folder / f"supervisor_{place}"
-        supervisors.append(
-            NodeProcess(
-                folder_of, "supervisor", genesis, *supervisors, options="--no-mine", key=key
-            )
-        )
-    miners = [
-        NodeProcess(folder / f"miner_{place}", "miner", genesis, *supervisors) for place in range(2)
-    ]
-    evaluator = NodeProcess(folder / "evaluator", "evaluator", genesis, *supervisors)
-    found = _Network(folder, genesis, supervisors, miners, evaluator)
+    found = founded(
+        folder, "miner_0", "miner_1", "evaluator", can_be_told=False, slot_ms=50, result_blocks=8
+    )
     try:
-        for one in found.nodes:
-            one.start()
+        found.start()
         for one in found.nodes:
             one.until_past("turn", 3)
             wait_until(lambda one=one: _is_staked(one), message=f"a ticket of {one.name}")  # type: ignore[misc]
-        yield found
+        yield _Network(folder, found)
     finally:
-        for one in reversed(found.nodes):
-            one.stop()
+        found.stop()
 
 
 def _is_staked(one: NodeProcess) -> bool:
@@ -103,7 +94,7 @@ def test_an_order_is_closed_evaluated_and_paid_out_line_by_line(network: _Networ
     for one in found["payouts"]:
         assert f"{one['amount']:.6f} PAI to" in told
     certified = _paid(found, "certifying")
-    assert certified == dict.fromkeys(_accounts(network.supervisors), 2_750_000)
+    assert certified == dict.fromkeys(network.nodes.accounts, 2_750_000)
     trained, evaluated = _paid(found, "training"), _paid(found, "evaluating")
     assert set(trained) <= _accounts(network.miners)
     assert set(evaluated) == _accounts([network.evaluator])
@@ -120,5 +111,15 @@ def test_a_private_order_is_trained_by_several_miners(network: _Network) -> None
     )
     assert "private: settled: " in told
     assert set(_paid(found, "training")) == _accounts(network.miners)
-    assert set(_paid(found, "certifying")) == _accounts(network.supervisors)
+    assert set(_paid(found, "certifying")) == {*network.nodes.accounts}
     assert all(amount > 0 for amount in _paid(found, "training").values())
+
+
+def test_an_order_that_too_few_can_train_ends_with_its_deadline(network: _Network) -> None:
+    """The four say so together; all of it goes back, as there was no lap."""
+    found, told = network.order(
+        *("--name", "lonely", "--min-miners", "3", "--minutes", "1"), code=1
+    )
+    assert "lonely: refunded: nobody trained it" in told
+    assert found["state"] == "refunded"
+    assert _paid(found, "what is left") == {found["client"]: 55_000_000}

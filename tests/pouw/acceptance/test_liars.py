@@ -1,0 +1,155 @@
+"""Members and candidates that lie, as processes among honest ones: what they say is refused, and the others go on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.pouw.acceptance.founded import Founded, all_go_on, founded, newest_turn, transactions
+from tests.pouw.acceptance.history import assert_one_history
+from tests.pouw.acceptance.processes import NodeProcess
+from tests.support.waiting import wait_until
+
+pytestmark = pytest.mark.long
+
+#: Steps of a key generation as `pocqueue pouw committee` calls them.
+_PHASES = ("deals", "complaints", "answers", "waits for its office")
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Founded]:
+    """Give four supervisors in office, the last of whom lies at times; at the end the others have one history."""
+    found = founded(tmp_path_factory.mktemp("network"), "miner", "peer", slot_ms=100, block_ms=2000)
+    honest = [*found.supervisors[:3], *found.others]
+    try:
+        found.start()
+        for one in found.nodes:
+            one.until_past("turn", 5)
+        yield found
+        height = max(one.number("blockchain_height") for one in honest)
+        for one in honest:
+            one.until_past("anchor_height", height)
+        assert_one_history(honest)
+        accused = {one["accused"] for one in transactions(honest[-1], "Evidence")}
+        assert accused <= {found.accounts[3]}
+        for one in honest:
+            assert "Traceback" not in one.log.read_text(), one.name
+    finally:
+        found.stop()
+
+
+def _wrong_shares(one: NodeProcess, liar: str) -> int:
+    """Return how often a node has told of wrong shares of a member."""
+    return sum(
+        alert["source_peer"] == liar and "has given a wrong share" in alert["detail"]
+        for alert in one.ask("alerts")["alerts"]
+    )
+
+
+def _bad_proposals(one: NodeProcess, liar: str) -> int:
+    return one.log.read_text().count("The proposal of member 3 for turn")
+
+
+def _forged_records(one: NodeProcess, liar: str) -> int:
+    return sum(
+        (alert["type"], alert["source_peer"]) == ("forged_history", liar)
+        for alert in one.ask("alerts")["alerts"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("lie", "noticed"),
+    [
+        ("other-ballot", _wrong_shares),
+        ("infinity", _wrong_shares),
+        ("old-beacon", _wrong_shares),
+        ("other-previous", _bad_proposals),
+        ("forged-record", _forged_records),  # the last one, as it is banned for that
+    ],
+)
+def test_what_a_member_cannot_say_is_refused(
+    network: Founded, lie: str, noticed: Callable[[NodeProcess, str], int]
+) -> None:
+    """Others notice whose it is, and certify one slot after the other without it."""
+    liar, rest, account = network.supervisors[3], network.supervisors[:3], network.accounts[3]
+    before = [noticed(one, account) for one in rest]
+    liar.tell(f"cheat/{lie}")
+    try:
+        wait_until(
+            lambda: [noticed(one, account) for one in rest] != before,
+            message=f"that somebody notices {lie}",
+        )
+        all_go_on([*rest, *network.others])
+    finally:
+        liar.tell("cheat/none")
+    turn = newest_turn(rest)
+    for one in [*rest, *network.others]:
+        one.until_past("turn", turn + 4)  # each of the four would have been the leader of one
+
+
+def test_a_key_is_made_among_liars(tmp_path: Path) -> None:
+    """Of five one is silent, one deals a wrong share, one complains falsely: the four that speak are in office, and each has
+    a share that is good.
+    """
+    found = founded(
+        tmp_path,
+        "miner",
+        num=5,
+        candidates={0: "complains-falsely", 2: "deals-wrongly", 4: "silent"},
+        slot_ms=100,
+    )
+    a, b, c, d, _ = found.accounts
+    try:
+        found.start()
+        for one in found.nodes:
+            one.until_past("turn", 3)
+        assert found.others[0].ask()["committee"] == [a, b, c, d]
+        said = {
+            kind: {one["sender"] for one in transactions(found.others[0], kind)}
+            for kind in ("Complaint", "Answer", "Confirm")
+        }
+        # The wrong share is the silent one's at the first try, and then d's.
+        assert (said["Complaint"], said["Answer"]) == ({a, d}, {b, c})
+        assert {a, b, c, d} <= said["Confirm"]
+        # Three of four make a signature: without b it is a's, c's and d's.
+        away = found.supervisors[1]
+        away.kill()
+        all_go_on([found.supervisors[0], *found.supervisors[2:], *found.others])
+        away.start()
+        all_go_on(found.nodes)
+        found.supervisors[0].kill()
+        all_go_on([*found.supervisors[1:], *found.others])
+    finally:
+        found.stop()
+
+
+def test_founders_that_are_killed_while_their_key_is_made_have_their_shares(tmp_path: Path) -> None:
+    """Another one in each step, and each is started again at once: all four are in office, any three of them sign."""
+    found = founded(tmp_path, "miner", slot_ms=100)
+    watching = found.others[0]
+
+    def phase() -> str | None:
+        making = (watching.ask("committee") or {"generation": None})["generation"]
+        return None if making is None else str(making["phase"])
+
+    try:
+        found.start()
+        for victim, step in zip(found.supervisors, _PHASES, strict=True):
+            wait_until(lambda step=step: phase() == step, message=f"step {step}")  # type: ignore[misc]
+            victim.kill()
+            victim.start()
+        for one in found.nodes:
+            one.until_past("turn", 3)
+        assert watching.ask()["committee"] == found.accounts
+        for away in found.supervisors:
+            away.kill()
+            rest = [one for one in found.nodes if one is not away]
+            all_go_on(rest)
+            away.start()
+            all_go_on(found.nodes)
+        assert_one_history(found.nodes)
+        assert not transactions(watching, "Evidence")
+    finally:
+        found.stop()
