@@ -233,6 +233,8 @@ class Relay:
             self._untold_soon[identifier] = kind
         if not self._untold_pushed:
             _call_within(_TELL_PUSHED_S, self._tell_pushed)
+        if kind == Kind.RECORD:  # whoever lacks one before the newest asks for slots
+            self._drop(self._untold_pushed, frozenset({Kind.RECORD}))
         self._untold_pushed[identifier] = kind
 
     def _tell_needy(self) -> None:

@@ -167,18 +167,25 @@ async def test_who_had_to_ask_is_told_sooner(monkeypatch: pytest.MonkeyPatch) ->
         assert all((Kind.VOTE, b"of c") not in one.keeper.received for one in (b, d))
 
 
-async def test_what_was_said_of_a_turn_that_is_over_is_told_to_nobody() -> None:
+async def test_what_was_said_of_a_turn_that_is_over_is_told_to_nobody(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Its record is, and what is said of the next turn."""
     a, b, c = Node("a"), Node("b"), Node("c")
+    # Longer than this test waits for anything.
+    monkeypatch.setattr(relay, "_TELL_PUSHED_S", (1000.0, 1000.0))
     async with running(a, b, c):
         for other in (b, c):
             await a.network.connect(*other.where)
         b.network.push(Kind.VOTE, b"first")
         b.network.push(Kind.ITERATION, b"message")
+        b.network.push(Kind.RECORD, b"slot before")
         b.network.push(Kind.RECORD, b"slot")
-        await until(lambda: len(a.keeper.received) == 3)
+        await until(lambda: len(a.keeper.received) == 4)
         a.network.turn_is_over()
         b.network.push(Kind.VOTE, b"second")
+        await until(lambda: len(a.keeper.received) == 5)
+        a.network._relay._tell_pushed()
         await until(lambda: len(c.keeper.received) == 2)
         assert sorted(c.keeper.received) == [(Kind.RECORD, b"slot"), (Kind.VOTE, b"second")]
 
