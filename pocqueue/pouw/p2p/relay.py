@@ -30,8 +30,9 @@ _UNASKED_POINTS = 2
 #: After so long peers are told of bodies that came to this node, many ids at once; drawn anew each time, so that of two peers
 #: that have the same one mostly tells the other.
 _TELL_S = (0.1, 0.4)
-#: The same of what was pushed. By then nearly everybody has it of the one that made it, ...
-_TELL_PUSHED_S = (0.3, 1.2)
+#: The same of what was pushed, at the second time after it came. By then nearly everybody has it of the one that made it, and
+#: of what a slot is made of the record, ...
+_TELL_PUSHED_S = (0.3, 0.6)
 #: ... but for a peer that has asked for such a thing in the last `_NEEDY_S`.
 _TELL_SOON_S = (0.02, 0.08)
 _NEEDY_S = 10.0
@@ -58,6 +59,10 @@ class Relay:
         self._holders: dict[bytes, set[bytes]] = {}
         self._untold: dict[bytes, Kind] = {}  # announced kinds
         self._untold_pushed: dict[bytes, Kind] = {}
+        self._told_next: dict[
+            bytes, Kind
+        ] = {}  # what was there when peers were told of pushed ones
+        self._tells_pushed = False  # after a while
         self._untold_soon: dict[bytes, Kind] = {}
         #: Until when (monotonic) a peer is told soon.
         self._needy: dict[bytes, float] = {}
@@ -143,10 +148,9 @@ class Relay:
         """Tell nobody any more of what members and miners have said: the record of their turn is here, and whoever lacks
         what stands in it is told of that, or asks for the slot. Who had to ask just now is told of messages at once.
         """
-        for untold in (self._untold_soon, self._untold_pushed):
-            self._drop(untold, TALK)
+        self._drop(TALK, self._untold_soon)
         self._tell_needy()
-        self._drop(self._untold_pushed, frozenset({Kind.ITERATION}))
+        self._drop(TALK | {Kind.ITERATION}, self._untold_pushed, self._told_next)
 
     def is_in_need(self, link: Link) -> None:
         """Tell a peer soon of what is pushed for a while: it had to ask for that, or for a slot."""
@@ -231,10 +235,11 @@ class Relay:
             if not self._untold_soon:
                 _call_within(_TELL_SOON_S, self._tell_needy)
             self._untold_soon[identifier] = kind
-        if not self._untold_pushed:
-            _call_within(_TELL_PUSHED_S, self._tell_pushed)
         if kind == Kind.RECORD:  # whoever lacks one before the newest asks for slots
-            self._drop(self._untold_pushed, frozenset({Kind.RECORD}))
+            self._drop(frozenset({kind}), self._untold_pushed)
+        if not self._tells_pushed:
+            self._tells_pushed = True
+            _call_within(_TELL_PUSHED_S, self._tell_pushed)
         self._untold_pushed[identifier] = kind
 
     def _tell_needy(self) -> None:
@@ -246,9 +251,12 @@ class Relay:
             self._tell_to(self._links[account], untold)
 
     def _tell_pushed(self) -> None:
-        """Announce what was pushed to this node."""
-        untold, self._untold_pushed = self._untold_pushed, {}
+        """Announce what had been pushed to this node the last time."""
+        untold, self._told_next, self._untold_pushed = self._told_next, self._untold_pushed, {}
         self._tell(untold)
+        self._tells_pushed = bool(self._told_next)
+        if self._tells_pushed:
+            _call_within(_TELL_PUSHED_S, self._tell_pushed)
 
     def _tell_bodies(self) -> None:
         """Announce bodies that came to this node."""
@@ -283,10 +291,12 @@ class Relay:
         """Say whether this node is linked to all of the committee."""
         return bool(self.members) and self.members <= self._links.keys()
 
-    def _drop(self, untold: dict[bytes, Kind], kinds: frozenset[Kind]) -> None:
-        for identifier in [one for one, kind in untold.items() if kind in kinds]:
-            del untold[identifier]
-            self._holders.pop(identifier, None)
+    def _drop(self, kinds: frozenset[Kind], *places: dict[bytes, Kind]) -> None:
+        """Tell nobody of what is of these kinds."""
+        for untold in places:
+            for identifier in [one for one, kind in untold.items() if kind in kinds]:
+                del untold[identifier]
+                self._holders.pop(identifier, None)
 
     def _note_holder(self, link: Link, identifier: bytes) -> None:
         if identifier in self._holders:
