@@ -1,11 +1,12 @@
-"""What only tests have nodes do beside `pocqueue.pouw.chaos.cheats`: members that say what cannot be of their slot, and
-candidates that do not make their committee's key as they should.
+"""What only tests have nodes do beside `pocqueue.pouw.chaos.cheats`: miners that train less or send other blocks, members
+that say what cannot be of their slot, and candidates that do not make their committee's key as they should.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from msgspec.structs import replace
 
@@ -18,11 +19,14 @@ from pocqueue.pouw.flow import key_generation
 from pocqueue.pouw.flow.core import Core
 from pocqueue.pouw.p2p.frames import Kind
 from pocqueue.pouw.slots import bls
+from pocqueue.pouw.training.trainer import Trainer
+from pocqueue.pouw.wire.blocks import Block, Header
 from pocqueue.pouw.wire.codec import decode, encode
 from pocqueue.pouw.wire.hashes import merkle_root
 from pocqueue.pouw.wire.slots import Certificate, SignedCertificate, SlotRecord, beacon_digest
 from pocqueue.pouw.wire.transactions import Deal
 from pocqueue.pouw.wire.votes import BeaconShare, Proposal, Vote
+from tests.pouw.flow.cheats import Cheater, flipped, other_weights_end, random_map
 
 _INFINITY = b"\xc0" + bytes(bls.SIGNATURE_BYTES - 1)
 
@@ -151,8 +155,62 @@ def forged_record(core: Core) -> Undo:
     return undo
 
 
-#: Of members, by name: `NodeProcess.tell("cheat/NAME")`.
+def _training(**how: Any) -> Callable[[Core], Undo]:
+    """Return what has a miner train otherwise; see `tests.pouw.flow.cheats.Cheater`."""
+
+    def begin(core: Core) -> Undo:
+        honest = core.trainer
+        core.trainer = cast("Trainer", Cheater(honest, **how))
+
+        def undo() -> None:
+            core.trainer = honest
+
+        return undo
+
+    return begin
+
+
+def _grinding(change: Callable[[Header, int], Header]) -> Callable[[Core], Undo]:
+    """Return what has a miner send other blocks than those that it found: such as it looked for by hashing alone.
+
+    Args:
+        change: returns the header to try after so many others.
+    """
+
+    def begin(core: Core) -> Undo:
+        network, honest = core.network, core.network.push_block
+
+        def push_block(identifier: bytes, body: bytes) -> None:
+            block = decode(body, Block)
+            tried = (change(block.header, number) for number in itertools.count(1))
+            block = replace(block, header=next(one for one in tried if one.meets_target))
+            honest(block.id, encode(block))
+
+        vars(network)["push_block"] = push_block
+        return lambda: vars(network).__delitem__("push_block")
+
+    return begin
+
+
+def _other_nonce(header: Header, number: int) -> Header:
+    """Return a header with a nonce far behind the last one that is allowed."""
+    nonce = (int.from_bytes(header.nonce, "little") + 2**32 + number) % 2**64
+    return replace(header, nonce=nonce.to_bytes(8, "little"))
+
+
+#: Of members and miners, by name: `NodeProcess.tell("cheat/NAME")`.
 LIES: dict[str, Callable[[Core], Undo]] = {
+    "random-map": _training(change=random_map),
+    "flipped": _training(change=flipped),
+    "copied": _training(copies=True),
+    "eighth-of-the-batch": _training(batch_share=8),
+    "bfloat16": _training(is_rounded=True),
+    "other-weights-end": _training(change=other_weights_end),
+    "old-residual": _training(keeps_residual=True),
+    "other-header": _grinding(
+        lambda header, number: replace(header, time_ms=header.time_ms + number)
+    ),
+    "other-nonce": _grinding(_other_nonce),
     "other-ballot": other_ballot,
     "infinity": infinity,
     "old-beacon": old_beacon,

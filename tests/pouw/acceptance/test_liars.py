@@ -1,16 +1,28 @@
-"""Members and candidates that lie, as processes among honest ones: what they say is refused, and the others go on."""
+"""Members and candidates that lie, as processes among honest ones, and strangers that mean harm: what they say is refused,
+and the others go on.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import asyncio
+import contextlib
+import struct
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
+from pocqueue.node.keys import SigningKey
+from pocqueue.pouw.chain.genesis import Genesis
+from pocqueue.pouw.errors import LinkError
+from pocqueue.pouw.p2p.frames import LIMITS, Kind
+from pocqueue.pouw.p2p.handshake import Identity
+from pocqueue.pouw.p2p.messages import Reason
 from tests.pouw.acceptance.founded import Founded, all_go_on, founded, newest_turn, transactions
 from tests.pouw.acceptance.history import assert_one_history
 from tests.pouw.acceptance.processes import NodeProcess
-from tests.support.waiting import wait_until
+from tests.pouw.p2p.rogue import Rogue, linked
+from tests.support.waiting import until, wait_until
 
 pytestmark = pytest.mark.long
 
@@ -38,6 +50,58 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Founded]:
             assert "Traceback" not in one.log.read_text(), one.name
     finally:
         found.stop()
+
+
+def _alerts(one: NodeProcess) -> set[str]:
+    """Return what kinds of alerts a node has."""
+    return {alert["type"] for alert in one.ask("alerts")["alerts"]}
+
+
+def _all_go_far(nodes: Sequence[NodeProcess]) -> None:
+    """Wait until each of these has slots of which each of the four would have led one."""
+    turn = newest_turn(nodes)
+    for one in nodes:
+        one.until_past("turn", turn + 4)
+
+
+async def test_strangers_at_the_door_hold_up_no_slot(network: Founded) -> None:
+    """At one member two hundred that say nothing, one that floods it, one that reads nothing, frames that are too long."""
+    target, others = network.supervisors[0], network.supervisors[1:]
+    where = ("127.0.0.1", target.port)
+    genesis = Genesis.load(Path(network.genesis)).network
+
+    async with contextlib.AsyncExitStack() as stack:
+        found: list[Rogue] = []
+
+        async def is_let_in() -> bool:
+            key = SigningKey.generate()
+            who = Identity(key, bytes.fromhex(key.public_hex), genesis, "stranger", "peer", 0)
+            with contextlib.suppress(LinkError):
+                found.append(await stack.enter_async_context(linked(*where, who)))
+                return True
+            return False
+
+        async def stranger() -> Rogue:
+            """Return a link, as soon as there is a place for one."""
+            await until(is_let_in)
+            return found[-1]
+
+        async with contextlib.AsyncExitStack() as silent:
+            for _ in range(200):
+                _, writer = await asyncio.open_connection(*where)
+                silent.callback(writer.close)
+            await asyncio.to_thread(_all_go_far, network.nodes)
+        (await stranger()).read_no_more()
+        ping = struct.pack(">IB", 9, Kind.PING) + bytes(9)
+        (await stranger()).writer.write(ping * 10 * LIMITS[Kind.PING].burst)
+        wrong = await stranger()
+        wrong.writer.write(struct.pack(">IB", LIMITS[Kind.TX].max_bytes + 1, Kind.TX))
+        assert await wrong.end() is Reason.FAULT
+        await asyncio.to_thread(wait_until, lambda: "flood" in _alerts(target), message="its alert")
+        await asyncio.to_thread(_all_go_far, network.nodes)
+    linked_to = {peer["account"] for peer in target.ask("peers")}
+    assert {one.ask()["public_key"] for one in others} <= linked_to
+    assert all("flood" not in _alerts(one) for one in others)
 
 
 def _wrong_shares(one: NodeProcess, liar: str) -> int:
@@ -84,9 +148,7 @@ def test_what_a_member_cannot_say_is_refused(
         all_go_on([*rest, *network.others])
     finally:
         liar.tell("cheat/none")
-    turn = newest_turn(rest)
-    for one in [*rest, *network.others]:
-        one.until_past("turn", turn + 4)  # each of the four would have been the leader of one
+    _all_go_far([*rest, *network.others])
 
 
 def test_a_key_is_made_among_liars(tmp_path: Path) -> None:
