@@ -16,7 +16,7 @@ _SHOWN_DEEDS = 8
 #: Final blocks of others that a node may lack at the end: one or two are always on their way.
 _MAX_BEHIND = 3
 #: Columns of a terminal from which on there is room for what the nodes' names say already.
-_WIDE = 100
+_WIDE = 110
 
 
 def table(

@@ -18,7 +18,7 @@ from pocqueue.cli.pouw_view import table, verdict
 
 _ROLES = [*["supervisor"] * 4, *["miner"] * 3, "verifier", "evaluator"]
 _COMMAND = "pocqueue pouw testnet --supervisors 4 --miners 3 --verifiers 1 --evaluators 1"
-_WIDTH = 100
+_WIDTH = 112
 _SECONDS = 100.0
 
 
