@@ -54,6 +54,8 @@ async def network_rows(endpoint: str | None) -> list[TestRow]:
     if parts.scheme == "wss":
         # In a thread, which closes what it opens: asyncio leaves a connection behind whose handshake is given up.
         rows.append(await asyncio.to_thread(_tls_row, host, port))
+        if rows[-1].state == "fail":
+            return rows
     rows.append(await asyncio.to_thread(_clock_row, parts.scheme, parts.netloc))
     return [*rows, await speed_row(endpoint)]
 
@@ -106,7 +108,8 @@ def _tls_row(host: str, port: int) -> TestRow:
             wanted="a certificate that this machine trusts",
             remedy=f"see whether this machine's clock is right ({_SET_CLOCK}); else it is the server's to mend"
             if by_time
-            else "see whether the name is right; SSL_CERT_FILE names an authority of your own",
+            else "see whether the name is right; of a server that made its certificate itself, give the agent a copy: "
+            "SSL_CERT_FILE=FILE.pem",
         )
     return TestRow(name="tls", state="pass", measured=version)
 

@@ -65,12 +65,14 @@ async def test_a_clock_that_is_off_by_a_day_is_said() -> None:
 async def test_a_certificate_out_of_its_time_may_be_a_wrong_clock(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Which is looked at first; one of an authority that is not trusted is another matter."""
+    """Which is looked at first; one of an authority that is not trusted is another matter. What needs it is not blamed beside it."""
     certificate, key = make_certificate(tmp_path, days_left=-1)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
-    row = (await _rows(context))["tls"]
+    rows = await _rows(context)
+    row = rows["tls"]
     assert (row.state, "SSL_CERT_FILE" in row.remedy) == ("fail", True)
+    assert [*rows] == ["dns", "way", "tls"]
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
     row = (await _rows(context))["tls"]
     assert (row.state, "expired" in row.measured) == ("fail", True)
