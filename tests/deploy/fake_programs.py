@@ -8,15 +8,18 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from hashlib import sha256
 from pathlib import Path
 
 from typing_extensions import override
 
 FOLDER = Path(__file__).parent / "fakes"
+_SHARED = tempfile.TemporaryDirectory(prefix="fakes-")
 #: As a shell lists what it exports.
 _VARIABLE = re.compile(r"^(?:export|declare -x) ([A-Za-z_]\w*)", re.MULTILINE)
 
@@ -134,6 +137,12 @@ class Fakes:
             env={"HOME": str(self.folder / "home"), **self.env, **env},
         )
 
+    def own_upstream(self) -> Path:
+        """Have a repository of the network's that the test may change; return its folder."""
+        self.unset("upstream")
+        self.run("git", "version")
+        return self.folder / "state" / "upstream"
+
     def leaks(self) -> str:
         """Return the calls that had a secret among their words or variables."""
         path = self.folder / "leaked"
@@ -157,10 +166,18 @@ def hash_of(text: str) -> str:
     return sha256(text.encode()).hexdigest()
 
 
+@cache
+def _upstream() -> Path:
+    """Return the network's repository, which all tests of this process clone and none changes."""
+    folder = Path(_SHARED.name)
+    return Fakes(folder).own_upstream()
+
+
 @contextmanager
 def fake_programs(folder: Path) -> Iterator[Fakes]:
     """Make the folder of a server's fakes; at the end of the block fail if one of them saw a secret."""
     folder.mkdir(parents=True, exist_ok=True)
     found = Fakes(folder)
+    found.set("upstream", f"{_upstream()}\n")
     yield found
     assert not found.leaks(), f"a secret was among words or variables of: {found.leaks()}"

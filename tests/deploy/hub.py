@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from hashlib import sha1, sha256
+from pathlib import Path
 
 from pocqueue.deploy.steps.model import HUB
 from tests.deploy.fake_programs import Fakes
@@ -15,25 +17,15 @@ MODEL = "Qwen/Qwen3-32B-FP8"
 def has_listing(fakes: Fakes, revision: str = "main") -> None:
     """Have the hub list the model that its fake program loads."""
     fakes.run("hf", "version")
-    source = fakes.folder / "state" / "model"
-    siblings = []
-    for file in sorted(source.iterdir()):
-        command = ["sh", "-c", 'sha256sum < "$1"', "sh", str(file)]
-        if file.suffix != ".safetensors":
-            command[2] = '{ printf "blob %s\\0" "$(stat -c %s "$1")"; cat "$1"; } | sha1sum'
-        name = fakes.run(*command).stdout.split()[0]
-        row: dict[str, object] = {
-            "rfilename": file.name,
-            "size": file.stat().st_size,
-            "blobId": "a" * 40,
-        }
-        siblings.append(
-            row
-            | (
-                {"lfs": {"sha256": name, "size": file.stat().st_size}}
-                if len(name) == 64
-                else {"blobId": name}
-            )
-        )
+    siblings = [_row(file) for file in sorted((fakes.folder / "state" / "model").iterdir())]
     url = f"{HUB}/api/models/{MODEL}/revision/{revision}?blobs=true"
     fakes.answer(url, json.dumps({"sha": REVISION, "siblings": siblings}))
+
+
+def _row(file: Path) -> dict[str, object]:
+    """Return what is listed of a file: large ones are named by their SHA-256, others as git names them."""
+    content = file.read_bytes()
+    row: dict[str, object] = {"rfilename": file.name, "size": len(content), "blobId": "a" * 40}
+    if file.suffix == ".safetensors":
+        return row | {"lfs": {"sha256": sha256(content).hexdigest(), "size": len(content)}}
+    return row | {"blobId": sha1(b"blob %d\0" % len(content) + content).hexdigest()}  # noqa: S324

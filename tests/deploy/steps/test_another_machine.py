@@ -20,11 +20,11 @@ STEPS: tuple[Step, ...] = (
 async def test_another_machine_does_not_move_a_node_on(tmp_path: Path) -> None:
     """It knows nothing of what was the newest then, and takes what is there."""
     async with on_disk(tmp_path) as here:
+        upstream = here.fakes.own_upstream()
         has_listing(here.fakes)
         await here.run(*STEPS)
         has_listing(here.fakes, REVISION)
         here.fakes.answer(f"{HUB}/api/models/{MODEL}/revision/main?blobs=true", "{}")
-        upstream = here.fakes.folder / "state" / "upstream"
         who = ("-c", "user.name=a", "-c", "user.email=a@b")
         here.fakes.run("git", "-C", str(upstream), *who, "commit", "-q", "--allow-empty", "-m", "x")
         (here.host.conf.folder / "state.json").unlink()

@@ -142,8 +142,6 @@ async def a_bare_server(base: Path) -> AsyncIterator[OnDisk]:
         async with lacking(base, "docker", ADMIN_KEYS=str(keys), MONITORING="on") as here:
             has_real_programs(here, base / "real")
             has_network(here.fakes, here.host.conf)
-            # Two that run at once would both make it.
-            here.fakes.run("git", "version")
             has_servers(here)
             here.fakes.no_answer(STATUS_URL)
             yield here

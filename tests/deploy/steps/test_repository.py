@@ -48,10 +48,10 @@ async def test_an_interrupted_clone_is_moved_aside(tmp_path: Path) -> None:
 async def test_another_commit_is_checked_out_with_our_own_file_kept(tmp_path: Path) -> None:
     """What a deployment writes into it is no edit of others."""
     async with on_disk(tmp_path) as here:
+        upstream = here.fakes.own_upstream()
         await here.run(STEP)
         join = here.disk / "gonka" / "deploy" / "join"
         (join / "node-config.json").write_text("ours")
-        upstream = here.fakes.folder / "state" / "upstream"
         (upstream / "README").write_text("new")
         here.fakes.run("git", "-C", str(upstream), "add", ".")
         who = ("-c", "user.name=a", "-c", "user.email=a@b")
