@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -19,6 +20,8 @@ from pathlib import Path
 from typing_extensions import override
 
 FOLDER = Path(__file__).parent / "fakes"
+#: Of the network's repository.
+URL = "https://github.com/gonka-ai/gonka.git"
 _SHARED = tempfile.TemporaryDirectory(prefix="fakes-")
 #: As a shell lists what it exports.
 _VARIABLE = re.compile(r"^(?:export|declare -x) ([A-Za-z_]\w*)", re.MULTILINE)
@@ -143,6 +146,10 @@ class Fakes:
         self.run("git", "version")
         return self.folder / "state" / "upstream"
 
+    def has_clone(self, folder: Path) -> None:
+        """Have the network's repository cloned there, as git does it."""
+        shutil.copytree(_clone(), folder, symlinks=True)
+
     def leaks(self) -> str:
         """Return the calls that had a secret among their words or variables."""
         path = self.folder / "leaked"
@@ -169,8 +176,15 @@ def hash_of(text: str) -> str:
 @cache
 def _upstream() -> Path:
     """Return the network's repository, which all tests of this process clone and none changes."""
-    folder = Path(_SHARED.name)
-    return Fakes(folder).own_upstream()
+    return Fakes(Path(_SHARED.name)).own_upstream()
+
+
+@cache
+def _clone() -> Path:
+    fakes = Fakes(Path(_SHARED.name))
+    done = fakes.run("git", "clone", "-q", "--template=", URL, "clone")
+    assert done.returncode == 0, done.stderr
+    return fakes.folder / "clone"
 
 
 @contextmanager

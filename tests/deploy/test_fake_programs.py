@@ -25,7 +25,7 @@ from pocqueue.deploy.facts.model import damaged, model_facts, model_hashes, read
 from pocqueue.deploy.facts.node import inside_facts, read_inside
 from pocqueue.deploy.words import Command
 from tests.deploy.facts.test_gpu import gpus
-from tests.deploy.fake_programs import Fakes, fake_programs, hash_of
+from tests.deploy.fake_programs import URL, Fakes, fake_programs, hash_of
 from tests.support.waiting import wait_until
 
 PASSWORD = 'a b"c$d`e#f;'
@@ -35,7 +35,6 @@ GPU_FIELDS = (
     *("ecc.errors.uncorrected.volatile.total", "persistence_mode", "pcie.link.width.current"),
     *("pcie.link.width.max", "mig.mode.current"),
 )
-URL = "https://github.com/gonka-ai/gonka.git"
 
 
 @pytest.fixture

@@ -24,7 +24,10 @@ if [ -s "$FAKES/secrets" ]; then
 fi
 
 # What a test wants, or else the second word.
-setting() { if [ -e "$FAKES/set/$1" ]; then cat "$FAKES/set/$1"; else printf '%s\n' "${2:-}"; fi; }
+setting() {
+  [ -e "$FAKES/set/$1" ] || { printf '%s\n' "${2:-}"; return; }
+  while IFS= read -r row || [ -n "$row" ]; do printf '%s\n' "$row"; done < "$FAKES/set/$1"
+}
 
 # Reads all of standard input into a file, for its hash and for what comes after.
 take_input() { cat > "$call.input"; }

@@ -54,9 +54,7 @@ class OnDisk:
 
     def has_project(self) -> None:
         """Have the network's repository there."""
-        url = "https://github.com/gonka-ai/gonka.git"
-        done = self.fakes.run("git", "clone", "-q", url, str(self.disk / "gonka"))
-        assert done.returncode == 0, done.stderr
+        self.fakes.has_clone(self.disk / "gonka")
 
     async def run_on(self, *steps: Step) -> None:
         """Run steps as people do: again, with what a new run knows, where the connection has broken."""

@@ -274,7 +274,7 @@ async def test_a_disk_that_may_not_be_formatted_is_left_alone(
     plan = await runs.plan()
     assert plan["format volume"].state == "stop"
     with pytest.raises(UnsafeDisk):
-        await runs.run()
+        await runs.run(is_asked=False)
     assert seen() == before
     assert view.run("cat", "/etc/fstab") == fstab
 
