@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import json
 import random
+import ssl
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -56,6 +57,7 @@ class Crowd(AsyncClosing):
     seats: Sequence[Seat]
     heartbeat_s: float = HEARTBEAT_S
     pause: float = 1.0  #: share of the pauses that agents make before they come back
+    tls: ssl.SSLContext | None = None  #: that trusts the gateway's certificate; None: it has none
     #: Seconds from each heartbeat to its `ack`; cleared by whoever measures.
     acks: list[float] = field(default_factory=list)
     #: When a job was there, by id: `time.perf_counter`.
@@ -166,7 +168,11 @@ class Socket(asyncio.Protocol):
         """
         place = (self._agent.seat.address, 0)
         await self._loop.create_connection(
-            lambda: self, self._uri.host, self._uri.port, local_addr=place
+            lambda: self,
+            self._uri.host,
+            self._uri.port,
+            local_addr=place,
+            ssl=self._agent.crowd.tls,
         )
         await self._joined
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import ssl
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ class Gateway:
 
     url: str
     admin_token: str
+    tls: ssl.SSLContext | None = None  #: that trusts its certificate; None: it has none
 
     @property
     def ws_url(self) -> str:
@@ -40,7 +42,11 @@ class Gateway:
 
 @contextlib.contextmanager
 def hosts_stack(
-    settings: Settings, log_dir: Path, *, gpus: int | None = None
+    settings: Settings,
+    log_dir: Path,
+    *,
+    gpus: int | None = None,
+    certificate: tuple[Path, Path] | None = None,
 ) -> Iterator[tuple[LocalStack, Gateway]]:
     """Run a stack with a gateway until the end of the block.
 
@@ -48,19 +54,24 @@ def hosts_stack(
         settings: of its state folder.
         log_dir: gets the logs of its processes.
         gpus: as in `local_stack`.
+        certificate: with its authority, and its key, both in PEM; None: no TLS.
     """
     port, token = free_port(), secrets.token_hex(16)
+    scheme, tls = "http", None
     own = {
         "HOST": "127.0.0.1",
         "PORT": str(port),
         "WS_PORT": str(free_port()),
         "ADMIN_TOKEN": token,
     }
+    if certificate is not None:
+        own |= {"TLS_CERT": str(certificate[0]), "TLS_KEY": str(certificate[1])}
+        scheme, tls = "https", ssl.create_default_context(cafile=certificate[0])
     # The stack reads them from the environment, as an operator's does.
     os.environ |= {f"{HOSTS_PREFIX}{name}": value for name, value in own.items()}
     try:
         with local_stack(settings, gpus=gpus, flower=False, hosts=True, log_dir=log_dir) as stack:
-            yield stack, Gateway(f"http://127.0.0.1:{port}", token)
+            yield stack, Gateway(f"{scheme}://127.0.0.1:{port}", token, tls)
     finally:
         for name in own:
             del os.environ[f"{HOSTS_PREFIX}{name}"]
