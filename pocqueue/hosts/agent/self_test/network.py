@@ -53,8 +53,9 @@ async def network_rows(endpoint: str | None) -> list[TestRow]:
         return rows
     if parts.scheme == "wss":
         # In a thread, which closes what it opens: asyncio leaves a connection behind whose handshake is given up.
-        rows.append(await asyncio.to_thread(_tls_row, host, port))
-        if rows[-1].state == "fail":
+        tls = await asyncio.to_thread(_tls_row, host, port)
+        rows.append(tls)
+        if tls.state == "fail":
             return rows
     rows.append(await asyncio.to_thread(_clock_row, parts.scheme, parts.netloc))
     return [*rows, await speed_row(endpoint)]
