@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import urlsplit
@@ -32,10 +32,18 @@ class Agent:
         url: of the gateway.
         name: to call it by, if it is not the one in the URL.
         origin: of a web page that it is in.
+        headers: that a proxy adds.
     """
 
-    def __init__(self, url: str, *, name: str | None = None, origin: str | None = None) -> None:
-        self.url, self._origin = url, origin
+    def __init__(
+        self,
+        url: str,
+        *,
+        name: str | None = None,
+        origin: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        self.url, self._origin, self._headers = url, origin, headers
         self._at: dict[str, Any] = {}
         if name is not None:
             place = urlsplit(url)
@@ -50,6 +58,7 @@ class Agent:
             proxy=None,
             open_timeout=PATIENCE_S,
             origin=self._origin,  # type: ignore[arg-type]  # a text
+            additional_headers=self._headers,
             max_size=None,
             ping_interval=None,  # the gateway's are enough
             **self._at,

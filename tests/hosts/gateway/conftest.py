@@ -81,10 +81,12 @@ class Gateway:
         hosts: HostsSettings,
         timings: GatewayTimings,
         limits_factor: float,
+        trusted_proxies: str | None = None,
     ) -> None:
         self.messenger = LocalMessenger()
+        settings = Settings(state_dir=state_dir, trusted_proxies=trusted_proxies)
         self.service = GatewayService(
-            *("here", Settings(state_dir=state_dir), self.messenger),
+            *("here", settings, self.messenger),
             hosts=hosts,
             timings=timings,
             limits_factor=limits_factor,
@@ -152,12 +154,16 @@ def still_limits(monkeypatch: pytest.MonkeyPatch) -> None:
 def make(tmp_path: Path, database_url: str) -> Iterator[Callable[..., Gateway]]:
     """Return a function that makes a gateway on one of the two databases.
 
-    It takes changes of its settings, of its timings as ``timings``, and the factor of its limits.
+    It takes changes of its settings, of its timings as ``timings``, the factor of its limits, and whose forwarded addresses it believes.
     """
     made: list[Gateway] = []
 
     def start(
-        *, timings: dict[str, Any] | None = None, limits_factor: float = 1000.0, **changes: Any
+        *,
+        timings: dict[str, Any] | None = None,
+        limits_factor: float = 1000.0,
+        trusted_proxies: str | None = None,
+        **changes: Any,
     ) -> Gateway:
         fields: dict[str, Any] = {
             "host": "127.0.0.1",
@@ -182,6 +188,7 @@ def make(tmp_path: Path, database_url: str) -> Iterator[Callable[..., Gateway]]:
             HostsSettings(**fields | changes),
             GatewayTimings(**quick | (timings or {})),
             limits_factor,
+            trusted_proxies,
         )
         made.append(gateway)
         return gateway

@@ -610,6 +610,27 @@ async def test_limits(make: Callable[..., Gateway]) -> None:
 
 
 @on_sqlite
+@pytest.mark.parametrize("trusted", [None, "127.0.0.1"])
+async def test_limits_behind_a_proxy(make: Callable[..., Gateway], trusted: str | None) -> None:
+    """What a proxy adds is believed where the setting names it, and nothing that its client has made up before that."""
+    gateway = make(limits_factor=0.1, trusted_proxies=trusted)  # a token for each address
+
+    def ask(forwarded: str) -> int:
+        body = {"wallet": wallets.encode(secrets.token_bytes(32))}
+        headers = {"X-Forwarded-For": forwarded}
+        return gateway.http.post("/api/nodes/issue-token", json=body, headers=headers).status_code
+
+    assert ask("203.0.113.7") == 200
+    assert ask("198.51.100.1, 203.0.113.7") == 429
+    assert ask("203.0.113.8") == (200 if trusted else 429)
+    token = gateway.store.owners.issue_token(gateway.wallet, proven=True).token
+    headers = {"X-Forwarded-For": "198.51.100.1, 203.0.113.9"}
+    async with OldAgent(gateway.ws_url, headers=headers) as agent:
+        node = gateway.store.nodes.get(await agent.register(token))
+    assert node.address == ("203.0.113.9" if trusted else "127.0.0.1")
+
+
+@on_sqlite
 def test_new_wallets_are_no_way_around_the_limits(make: Callable[..., Gateway]) -> None:
     """Each gets its tokens in its session, all of one address no more than it may have."""
     gateway = make(
