@@ -134,7 +134,8 @@ class NodeProcess:
         url = f"http://127.0.0.1:{self.http_port}/api/{path}"
         request = urllib.request.Request(url, method="POST" if post else "GET")
         try:
-            with urllib.request.urlopen(request, timeout=5 if not post else 120) as reply:  # noqa: S310
+            # However busy the machine is: a process that has ended refuses at once.
+            with urllib.request.urlopen(request, timeout=120) as reply:  # noqa: S310
                 return json.loads(reply.read())
         except (OSError, ValueError):
             return None
