@@ -201,13 +201,31 @@ class Tasks:
         while True:
             try:
                 await run()
-            except PouwError as exc:
-                _log.error("%s It goes on in %g s: %s", self._name, _PAUSE_S, exc)
-            except Exception:  # noqa: BLE001 - whatever it is, the others go on
-                _log.exception("%s A part of the node failed and begins again", self._name)
+            except Exception as exc:  # noqa: BLE001 - whatever it is, the others go on
+                # A loop of several tasks raises what they did in a group.
+                known, rest = _split(exc)
+                for one in known:
+                    _log.error("%s It goes on in %g s: %s", self._name, _PAUSE_S, one)
+                if rest is not None:
+                    _log.error(
+                        "%s A part of the node failed and begins again", self._name, exc_info=rest
+                    )
             await asyncio.sleep(_PAUSE_S)
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._running.discard(task)
         if not task.cancelled() and (exc := task.exception()) is not None:
             _log.error("%s A part of the node failed: %s", self._name, exc, exc_info=exc)
+
+
+def _split(exc: Exception) -> tuple[list[PouwError], Exception | None]:
+    """Return what of an exception, which may be a group, a sentence says, and the rest; None: all of it."""
+    if isinstance(exc, PouwError):
+        return [exc], None
+    if not isinstance(exc, ExceptionGroup):
+        return [], exc
+    known, rest = exc.split(PouwError)
+    found: list[PouwError] = []
+    for one in known.exceptions if known is not None else ():
+        found += _split(one)[0]
+    return found, rest
