@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from pocqueue.pouw.flow.core import Core
@@ -34,3 +34,5 @@ class Bench:
     may_sign: MaySign
     #: Hears what shows that a member has contradicted itself.
     on_fault: Callable[[TwoVotes | TwoProposals], None]
+    #: Epochs and places of members whose wrong shares were told of: one that gives more is no news.
+    told: set[tuple[int, int]] = field(default_factory=set)

@@ -46,7 +46,6 @@ class TurnEnd:
         self.proofs: dict[int, tuple[bytes, bytes]] = {}
         self._own_share: bytes | None = None  # as it is sent
         self._is_said = False
-        self._told: set[int] = set()  # places of members whose shares are wrong
 
     def hear(self, word: BeaconShare) -> bool:
         """Take a member's share, checked before; True if it is its first."""
@@ -77,13 +76,15 @@ class TurnEnd:
         if self._own_share is None:
             self._show_share(certificate.word, decided.signature, digest)
         beacon = self._beacon.combined(digest)
-        for place in (self._beacon.liars | agreement.liars) - self._told:
-            self._told.add(place)
-            bench.core.alert(
-                "byzantine_fault",
-                f"member {place} of the committee has given a wrong share",
-                source=self._seat.committee.members[place],
-            )
+        committee = self._seat.committee
+        for place in self._beacon.liars | agreement.liars:
+            if (committee.epoch, place) not in bench.told:
+                bench.told.add((committee.epoch, place))
+                bench.core.alert(
+                    "byzantine_fault",
+                    f"member {place} of epoch {committee.epoch} has given a wrong share",
+                    source=committee.members[place],
+                )
         if beacon is None:
             return False
         signed = SignedCertificate(certificate, decided.signature, beacon)
