@@ -44,7 +44,7 @@ def founded(
     folder: Path,
     *others: str,
     num: int = 4,
-    candidates: Mapping[int, str] | None = None,
+    changes: Mapping[int, str] | None = None,
     can_be_told: bool = True,
     **numbers: object,
 ) -> Founded:
@@ -54,7 +54,7 @@ def founded(
         folder: for its files.
         others: names of its nodes beside the supervisors, which do not mine: their roles, numbered or not.
         num: of supervisors.
-        candidates: what some of them do as such, by place; see `NodeProcess`.
+        changes: what is different in some of them, by place; see `NodeProcess`.
         can_be_told: nodes can be told to fail.
         numbers: of its genesis; see `quick_genesis`.
     """
@@ -71,7 +71,7 @@ def founded(
             options="--no-mine",
             key=key,
             can_be_told=can_be_told,
-            candidate=(candidates or {}).get(place, ""),
+            change=(changes or {}).get(place, ""),
         )
         supervisors.append(one)
     rest = [

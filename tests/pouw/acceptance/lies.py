@@ -15,7 +15,7 @@ from pocqueue.pouw.chain.signatures import sign
 from pocqueue.pouw.chaos.cheats import Undo
 from pocqueue.pouw.committee.dealing import Dealer
 from pocqueue.pouw.committee.seats import Seat, seat_at
-from pocqueue.pouw.flow import key_generation
+from pocqueue.pouw.flow import key_generation, slot_sync
 from pocqueue.pouw.flow.core import Core
 from pocqueue.pouw.p2p.frames import Kind
 from pocqueue.pouw.slots import bls
@@ -250,9 +250,15 @@ def _complains_falsely() -> None:
     Dealer.opened = opened  # type: ignore[method-assign]
 
 
-#: Of candidates, from the start of their process on: one that is silent, one that deals a wrong share to the last of the
-#: others, and one that says so of the first of the others though it is not true.
-CANDIDATES: dict[str, Callable[[], None]] = {
+def _jumps() -> None:
+    slot_sync._MAX_BEHIND, slot_sync._HEAD_START = 40, 16
+
+
+#: From the start of a process on. Candidates for a committee: one that is silent, one that deals a wrong share to the last of
+#: the others, and one that says so of the first of the others though it is not true. And a node that goes on from weights
+#: of others when it is a few slots behind.
+CHANGES: dict[str, Callable[[], None]] = {
+    "jumps": _jumps,
     "silent": _silent,
     "deals-wrongly": _deals_wrongly,
     "complains-falsely": _complains_falsely,

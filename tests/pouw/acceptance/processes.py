@@ -22,7 +22,7 @@ import psutil
 
 from pocqueue.node.keys import SigningKey
 from pocqueue.pouw.files import NODE_KEY
-from tests.pouw.acceptance.lies import CANDIDATES, LIES
+from tests.pouw.acceptance.lies import CHANGES, LIES
 from tests.support.commands import without_settings
 from tests.support.waiting import wait_until
 
@@ -46,7 +46,7 @@ class NodeProcess:
         options: more of the command's.
         key: of its account [default: made by itself].
         can_be_told: it is one of `pocqueue.pouw.chaos.node`.
-        candidate: what it does as a candidate for a committee, by its name in `lies.CANDIDATES` [default: what it should].
+        change: what is different in it from its start on, by its name in `lies.CHANGES` [default: nothing].
     """
 
     def __init__(
@@ -59,13 +59,13 @@ class NodeProcess:
         options: str = "",
         key: SigningKey | None = None,
         can_be_told: bool = False,
-        candidate: str = "",
+        change: str = "",
     ) -> None:
         self.folder, self.name = folder, name or folder.name
         folder.mkdir(exist_ok=True)
         if key is not None:
             key.save_pem(folder / NODE_KEY)
-        self._can_be_told, self._candidate = can_be_told, candidate
+        self._can_be_told, self._change = can_be_told, change
         self.log = folder.with_name(f"{self.name}.log")
         self.port, self.http_port = _free_ports()
         self.argv = ["pouw", "node", "--role", role, "--node-id", self.name, "--host", "127.0.0.1"]
@@ -97,7 +97,7 @@ class NodeProcess:
         """Start the process, and return at once."""
         self._process = _FORKS.Process(
             target=_run,
-            args=(self.argv, self.env, str(self.log), self._can_be_told, self._candidate),
+            args=(self.argv, self.env, str(self.log), self._can_be_told, self._change),
         )
         self._process.start()
 
@@ -175,7 +175,7 @@ class NodeProcess:
         return None
 
 
-def _run(argv: list[str], env: dict[str, str], log: str, can_be_told: bool, candidate: str) -> None:
+def _run(argv: list[str], env: dict[str, str], log: str, can_be_told: bool, change: str) -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     fd = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     os.dup2(fd, 1)
@@ -184,8 +184,8 @@ def _run(argv: list[str], env: dict[str, str], log: str, can_be_told: bool, cand
     os.environ.update(env)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.argv = ["pocqueue", *argv]
-    if candidate:
-        CANDIDATES[candidate]()
+    if change:
+        CHANGES[change]()
     if can_be_told:
         from pocqueue.pouw.chaos.cheats import CHEATS
         from pocqueue.pouw.chaos.node import main

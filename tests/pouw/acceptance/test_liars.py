@@ -162,7 +162,7 @@ def test_a_key_is_made_among_liars(tmp_path: Path) -> None:
         tmp_path,
         "miner",
         num=5,
-        candidates={0: "complains-falsely", 2: "deals-wrongly", 4: "silent"},
+        changes={0: "complains-falsely", 2: "deals-wrongly", 4: "silent"},
         slot_ms=100,
     )
     a, b, c, d, _ = found.accounts
