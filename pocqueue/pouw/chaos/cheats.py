@@ -75,7 +75,12 @@ def two_values(core: Core) -> Undo:
         head = replace(head, certificate=certificate)
         head = replace(head, signature=sign(core.key, head.id))
         other = encode(replace(proposal, head=head))
-        links = sorted(network._roster.links.items())
+        # Members first: of those some have the one and some the other. What none of them hears has no effect.
+        committee = core.chain.tip.state.committee_in_office
+        members = committee.members if committee is not None else ()
+        links = sorted(
+            network._roster.links.items(), key=lambda item: (item[0] not in members, item[0])
+        )
         for place, (_, link) in enumerate(links):
             link.send(kind, other if place % 2 else body)
         return len(links)
