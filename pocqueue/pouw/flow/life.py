@@ -129,6 +129,7 @@ class Life:
         self._slots = SlotFlow(core, slot_store, self._missing, self._anchored)
         stack.callback(self._slots.close)
         self._slot_sync = SlotSync(core, self._slots, slot_store)
+        self._slots.complete = self._slot_sync.complete
         self._noises = Noises(core, self._slots, slot_store, secret, self._dealer)
         core.is_shown = self._noises.is_shown
         self._blocks = BlockFlow(

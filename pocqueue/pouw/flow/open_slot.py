@@ -107,7 +107,7 @@ class OpenSlot:
         return self._chosen[2]
 
     async def _collector(self) -> tuple[SlotHistory, Collector]:
-        history = await self._slots.history(await self._task())
+        history = await self._slots.certified_next(await self._task())
         task = history.task.id
         known = self._collectors.get(task)
         if known is None or known[0] is not history:

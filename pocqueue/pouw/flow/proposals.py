@@ -68,7 +68,7 @@ class Judge:
         check_anchor(self._core.chain, certificate, newest)
         if not await self._choice.allows(certificate.task):
             raise SlotError("task", f"{certificate.task.hex()} is not to be trained.")
-        history = await self._slots.history(certificate.task)
+        history = await self._slots.certified_next(certificate.task)
         if certificate.slot > history.next_slot:
             raise SlotError("missing", f"slots {history.next_slot} to {certificate.slot - 1}.")
         found = await self._slots.with_messages(history, history.judge, certificate, proposal.ids)

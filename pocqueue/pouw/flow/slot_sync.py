@@ -16,6 +16,7 @@ from typing import Final
 from pocqueue.pouw.errors import BadEncoding, ChainError, LinkError, SlotError
 from pocqueue.pouw.flow.core import Core
 from pocqueue.pouw.flow.following import of_one
+from pocqueue.pouw.flow.histories import MAX_HISTORIES
 from pocqueue.pouw.flow.slots import SlotFlow
 from pocqueue.pouw.p2p.frames import Kind
 from pocqueue.pouw.p2p.service import PeerInfo
@@ -40,6 +41,8 @@ _MAX_BEHIND = 512
 #: A peer that takes longer than so for the slots that are missing, or for weights, is left for others: they are to be
 #: had of all. What it gave of slots is kept, of weights it is not.
 _TURN_S, _WEIGHTS_S = 15.0, 60.0
+#: Before a member certifies a task's slot so many peers, members first, are asked for those before it, so long at most.
+_COMPLETED_OF, _COMPLETE_S = 16, 5.0
 #: Peers beside the one that has a block that are asked for the slots of its lap.
 _OTHERS = 3
 #: Slots before the newest one that a newcomer begins at: enough for blocks that are not final yet.
@@ -60,6 +63,9 @@ class SlotSync:
     def __init__(self, core: Core, slots: SlotFlow, store: SlotStore) -> None:
         self._core, self._slots, self._store = core, slots, store
         self._giving = asyncio.Semaphore(_MAX_GIVEN)
+        #: Tasks whose slots are here as peers have them, since as many turns were skipped as stands beside them.
+        self._complete: dict[bytes, int] = {}
+        self._completing = asyncio.Lock()
 
     async def follow(self, peer: PeerInfo, status: Status) -> None:
         """Take in what a peer has of the task that it trains, if it is ahead.
@@ -80,6 +86,44 @@ class SlotSync:
                 # words of an open turn on disk, and is behind the others now and then.
                 self._core.is_current.clear()
             await self._catch_up(peer, status.task, status.slot, is_asked=True)
+
+    async def complete(self, task: bytes) -> None:
+        """Have the slots of a task here that peers have; asked of them once, as long as no turn is skipped.
+
+        Whoever went on beyond turns, because it came later or was away, has none of the slots that were certified in
+        them of other tasks than the newest one. Nothing shows those before the task's next slot, and members of whom
+        most lack them would certify another one in their place.
+        """
+        async with self._completing:
+            skipped, network = self._slots.num_skipped, self._core.network
+            peers = [peer for peer in network.peers if not self._core.is_silent(peer)]
+            if self._complete.get(task) == skipped or not peers:
+                return
+            members = self._core.chain.tip.state.committee_in_office
+            accounts = members.members if members is not None else ()
+            peers = sorted(peers, key=lambda peer: peer.account not in accounts)[:_COMPLETED_OF]
+            came = await asyncio.gather(*(self._has_all_of(peer, task) for peer in peers))
+            if any(came):
+                # The newest are at the end.
+                self._complete.pop(task, None)
+                self._complete[task] = skipped
+                if len(self._complete) > MAX_HISTORIES:
+                    del self._complete[next(iter(self._complete))]
+
+    async def _has_all_of(self, peer: PeerInfo, task: bytes) -> bool:
+        """Take in what a peer has of a task; say whether that is all here."""
+        try:
+            async with asyncio.timeout(_COMPLETE_S):
+                first = -1
+                while (history := await self._slots.history(task)).next_slot > first:
+                    first = history.next_slot
+                    request = encode(SlotsRequest(task, first))
+                    answer = await self._core.ask(peer, Kind.SLOTS, request)
+                    for slot in decode(answer, Slots).slots:
+                        await self._slots.take(slot.record, slot.messages, is_asked=True)
+        except (LinkError, BadEncoding, SlotError, TimeoutError):
+            return False
+        return True
 
     async def reach(self, peer: PeerInfo, winner: Iteration) -> None:
         """Have a winner's slot here, from the peer or others if need be; slots of an epoch that is over are left to

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any, ParamSpec, TypeVar
 
 from pocqueue.pouw.chain.mining import lanes_of
@@ -65,6 +65,7 @@ class SlotFlow:
     Attributes:
         on_advance: is awaited with each slot that was taken in, before the next turn is open.
         on_contradiction: hears what a lane has said twice.
+        complete: has the slots of a task here that peers have; see `SlotSync.complete`.
     """
 
     def __init__(
@@ -86,6 +87,9 @@ class SlotFlow:
         self._lock = asyncio.Lock()
         self.on_advance: Callable[[SlotHistory, Advance], Coroutine[Any, Any, None]] | None = None
         self.on_contradiction: Callable[[TwoMessages], None] | None = None
+        self.complete: Callable[[bytes], Awaitable[None]] | None = None
+        #: How often a certificate came of a turn that was not the open one: those between are of slots that may not be here.
+        self.num_skipped = 0
         #: What this node, as a member, has found right of the open turn, by the certificate's id.
         self.judged: dict[bytes, Unsigned] = {}
         self._collector: tuple[SlotHistory, Collector] | None = None
@@ -155,6 +159,16 @@ class SlotFlow:
             SlotError: ``missing``: the task's order is not in the chain here, and it is no filler.
         """
         return await self._histories.of(task)
+
+    async def certified_next(self, task: bytes) -> SlotHistory:
+        """Return a task's history for whoever certifies its next slot: with what peers have of it.
+
+        Raises:
+            SlotError: as `history`.
+        """
+        if self.complete is not None:
+            await self.complete(task)
+        return await self.history(task)
 
     def collect(self, collector: tuple[SlotHistory, Collector] | None) -> None:
         """Tell a collector of the messages of its history; None: tell nobody any more."""
@@ -365,6 +379,7 @@ class SlotFlow:
             # It is written: whatever came of that, the next turn is open.
             newest, self.heard_at = self._newest, time.time()
             if certificate.turn >= self.next_turn:
+                self.num_skipped += certificate.turn > self.next_turn
                 self._newest, self.newest_record = record.signed, record
                 if newest is None or newest.certificate.anchor != certificate.anchor:
                     self._on_anchor()

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from pocqueue.pouw.slots.slot_store import SLOTS_NAME
+from tests.pouw.acceptance.history import assert_one_history
 from tests.pouw.acceptance.processes import NodeProcess
 from tests.pouw.flow.nodes import quick_genesis
 from tests.support.commands import without_settings
@@ -97,7 +98,13 @@ def test_members_that_came_late_have_the_work_before_paid(tmp_path: Path) -> Non
         assert [line["account"] for line in trained] == [miner.ask()["public_key"]]
         certified = {line["account"] for line in found["payouts"] if line["for"] == "certifying"}
         assert certified == {one.ask()["public_key"] for one in (first, *late)}
-        # Three of four had to say so, so two of these at least had skipped slots, and have learned who worked in them.
+        # They go on with the task before it, of which three of them had nothing, where it was.
+        everybody = (first, miner, *late)
+        turn = max(one.number("turn") for one in everybody)
+        for one in everybody:
+            one.until_past("turn", turn + 8)
+        assert_one_history(everybody)
+        # Three of four had to say how the task ended, so two of these at least had skipped slots, and have learned who worked in them.
         task = found["id"]
         skipped = [one for one in late if _first(one, "map", task) > _first(first, "map", task)]
         assert len(skipped) >= 2

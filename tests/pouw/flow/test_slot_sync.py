@@ -246,6 +246,28 @@ async def test_a_member_of_the_committee_does_not_jump(monkeypatch: pytest.Monke
         assert node.store.slots(FILLER, 0, 70) == peer.slots
 
 
+async def test_a_member_has_what_peers_have_of_a_task_before_it_certifies_more() -> None:
+    """Of another task than the newest certificate's; asked for once, and again when turns were skipped."""
+    async with parts() as node:
+        peer, newer = Signed(), Signed(GENESIS.filler_task(1), turn=70)
+        peer.go_on(70)
+        newer.go_on(2)
+        await follow(node, newer)
+        node.net.answers = peer.answers()
+        await node.slot_sync.complete(FILLER)
+        assert (await node.slots.history(FILLER)).next_slot == 70
+        assert node.slots.newest[:2] == (GENESIS.filler_task(1), 2)
+        node.net.asked.clear()
+        await node.slot_sync.complete(FILLER)
+        assert node.net.asked == []
+        newer.turn += 1
+        assert await node.slots.take(newer.go_on())
+        node.net.answers = {}
+        for _ in range(2):  # as nobody answers, it does not know
+            await node.slot_sync.complete(FILLER)
+        assert len(node.net.asked) == 2
+
+
 async def test_what_is_asked_for_is_answered() -> None:
     """Slots as many as fit into an answer, and the weights of a lap in pieces."""
     async with parts() as node:
