@@ -15,7 +15,7 @@ import hashlib
 import random
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from pocqueue.pouw.errors import BadEncoding, PeerFault
 from pocqueue.pouw.p2p.frames import ANNOUNCED, ID_BYTES, PUSHED, PUSHED_ID_BYTES, TALK, Kind
@@ -59,9 +59,8 @@ class Relay:
         self._holders: dict[bytes, set[bytes]] = {}
         self._untold: dict[bytes, Kind] = {}  # announced kinds
         self._untold_pushed: dict[bytes, Kind] = {}
-        self._told_next: dict[
-            bytes, Kind
-        ] = {}  # what was there when peers were told of pushed ones
+        #: Of those what was there when peers were told last.
+        self._told_next: dict[bytes, Kind] = {}
         self._tells_pushed = False  # after a while
         self._untold_soon: dict[bytes, Kind] = {}
         #: Until when (monotonic) a peer is told soon.
@@ -249,6 +248,7 @@ class Relay:
         self._needy = {one: until_s for one, until_s in self._needy.items() if until_s > now_s}
         for account in self._needy.keys() & self._links.keys():
             self._tell_to(self._links[account], untold)
+        self._forget(untold)
 
     def _tell_pushed(self) -> None:
         """Announce what had been pushed to this node the last time."""
@@ -266,8 +266,7 @@ class Relay:
     def _tell(self, untold: dict[bytes, Kind]) -> None:
         for link in list(self._links.values()):
             self._tell_to(link, untold)
-        for identifier in untold:
-            self._holders.pop(identifier, None)
+        self._forget(untold)
 
     def _tell_to(self, link: Link, untold: dict[bytes, Kind]) -> None:
         """Announce to a peer what it is not known to have, and somebody may still lack."""
@@ -294,8 +293,16 @@ class Relay:
     def _drop(self, kinds: frozenset[Kind], *places: dict[bytes, Kind]) -> None:
         """Tell nobody of what is of these kinds."""
         for untold in places:
-            for identifier in [one for one, kind in untold.items() if kind in kinds]:
+            dropped = [one for one, kind in untold.items() if kind in kinds]
+            for identifier in dropped:
                 del untold[identifier]
+            self._forget(dropped)
+
+    def _forget(self, ids: Iterable[bytes]) -> None:
+        """Forget who has what nobody is told of any more."""
+        places = (self._untold_soon, self._untold_pushed, self._told_next)
+        for identifier in ids:
+            if not any(identifier in untold for untold in places):
                 self._holders.pop(identifier, None)
 
     def _note_holder(self, link: Link, identifier: bytes) -> None:

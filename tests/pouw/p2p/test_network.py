@@ -205,8 +205,12 @@ async def test_who_asks_for_a_slot_is_told_what_the_next_ones_are_made_of(
         await c.network.request(a.network.account, Kind.SLOTS, b"")
         b.network.push(Kind.ITERATION, b"message")
         await until(lambda: len(a.keeper.received) == 1)
+        for record in (b"slot", b"next"):
+            a.network.tell(Kind.RECORD, record)
         a.network.turn_is_over()
-        await until(lambda: c.keeper.received == [(Kind.ITERATION, b"message")])
+        told = [(Kind.ITERATION, b"message"), (Kind.RECORD, b"next"), (Kind.RECORD, b"slot")]
+        await until(lambda: sorted(c.keeper.received) == told)
+        assert a.network._relay._holders.keys() == a.network._relay._untold_pushed.keys()
 
 
 async def test_what_does_not_come_is_had_from_another() -> None:
