@@ -21,6 +21,7 @@ from pocqueue.pouw.p2p.messages import Reason
 from tests.pouw.acceptance.founded import Founded, all_go_on, founded, newest_turn, transactions
 from tests.pouw.acceptance.history import assert_one_history
 from tests.pouw.acceptance.processes import NodeProcess
+from tests.pouw.p2p.listener import in_between
 from tests.pouw.p2p.rogue import Rogue, linked
 from tests.support.waiting import until, wait_until
 
@@ -103,6 +104,22 @@ async def test_strangers_at_the_door_hold_up_no_slot(network: Founded) -> None:
     linked_to = {peer["account"] for peer in target.ask("peers")}
     assert {one.ask()["public_key"] for one in others} <= linked_to
     assert all("flood" not in _alerts(one) for one in others)
+
+
+async def test_who_stands_in_between_gets_no_link(network: Founded, tmp_path: Path) -> None:
+    """A newcomer's way to a member leads through a proxy that reads all of it: it links to nobody, and slots go on."""
+    async with in_between(("127.0.0.1", network.supervisors[0].port)) as ((host, port), seen):
+        way = f"--bootstrap {host}:{port}"
+        newcomer = NodeProcess(tmp_path / "newcomer", "peer", network.genesis, options=way)
+        newcomer.start()
+        try:
+            reason = "key is not proven: somebody may be in between"
+            await until(lambda: newcomer.log.exists() and reason in newcomer.log.read_text())
+            assert await asyncio.to_thread(newcomer.ask, "peers") == []
+        finally:
+            await asyncio.to_thread(newcomer.stop)
+    assert Genesis.load(Path(network.genesis)).network in seen
+    await asyncio.to_thread(_all_go_far, network.nodes)
 
 
 def _wrong_shares(one: NodeProcess, liar: str) -> int:

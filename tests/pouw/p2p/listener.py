@@ -8,7 +8,8 @@ import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 
-from pocqueue.pouw.p2p.sockets import accept, listen, over_tls
+from pocqueue.pouw.p2p.sockets import accept, dial, listen, over_tls
+from pocqueue.pouw.p2p.tls import Certificate, dialling_context
 
 Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -56,3 +57,28 @@ async def listening(talk: Talk, context: ssl.SSLContext | None) -> AsyncIterator
             task.cancel()
         await asyncio.gather(*ending, return_exceptions=True)
         listener.close()
+
+
+@contextlib.asynccontextmanager
+async def in_between(where: tuple[str, int]) -> AsyncIterator[tuple[tuple[str, int], bytearray]]:
+    """Give where a proxy listens that ends TLS on both sides with a certificate of its own and passes on every byte, and what it
+    reads of each connection first.
+    """
+    seen = bytearray()
+
+    async def copied(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while data := await reader.read(65536):
+                writer.write(data)
+                await writer.drain()
+        writer.close()
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        (far_reader, far_writer), _ = await dial(*where, dialling_context())
+        first = await reader.readexactly(100)
+        seen.extend(first)
+        far_writer.write(first)
+        await asyncio.gather(copied(reader, far_writer), copied(far_reader, writer))
+
+    async with listening(talk, Certificate.generate().context) as middle:
+        yield middle, seen

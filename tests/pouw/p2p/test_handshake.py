@@ -19,32 +19,16 @@ from pocqueue.pouw.p2p.network import MAX_HALF_OPEN
 from pocqueue.pouw.p2p.sockets import dial
 from pocqueue.pouw.p2p.tls import Certificate, binding, dialling_context
 from pocqueue.pouw.wire.codec import decode, encode
-from tests.pouw.p2p.listener import listening
+from tests.pouw.p2p.listener import in_between, listening
 from tests.pouw.p2p.nodes import NETWORK, Node, running
 from tests.pouw.p2p.rogue import connected, identity
 from tests.support.waiting import until
 
 
-async def _copied(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    with contextlib.suppress(OSError):
-        while data := await reader.read(65536):
-            writer.write(data)
-            await writer.drain()
-    writer.close()
-
-
 async def test_a_man_in_the_middle_gets_no_link() -> None:
     """He ends TLS on both sides with a certificate of his own and passes on every byte."""
     a, b = Node("a"), Node("b")
-    seen = bytearray()
-
-    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        (far_reader, far_writer), _ = await dial(*b.where, dialling_context())
-        seen.extend(await reader.readexactly(100))  # he does read all
-        far_writer.write(bytes(seen))
-        await asyncio.gather(_copied(reader, far_writer), _copied(far_reader, writer))
-
-    async with running(a, b), listening(talk, Certificate.generate().context) as middle:
+    async with running(a, b), in_between(b.where) as (middle, seen):
         with pytest.raises(LinkError, match="key is not proven: somebody may be in between"):
             await a.network.connect(*middle)
         assert NETWORK in bytes(seen)
