@@ -44,7 +44,7 @@ def founded(
     folder: Path,
     *others: str,
     num: int = 4,
-    changes: Mapping[int, str] | None = None,
+    changes: Mapping[int | str, str] | None = None,
     can_be_told: bool = True,
     **numbers: object,
 ) -> Founded:
@@ -54,13 +54,14 @@ def founded(
         folder: for its files.
         others: names of its nodes beside the supervisors, which do not mine: their roles, numbered or not.
         num: of supervisors.
-        changes: what is different in some of them, by place; see `NodeProcess`.
+        changes: what is different in some nodes, by a supervisor's place or another one's name; see `NodeProcess`.
         can_be_told: nodes can be told to fail.
         numbers: of its genesis; see `quick_genesis`.
     """
     keys = sorted((SigningKey.generate() for _ in range(num)), key=lambda key: key.public_hex)
     listed = ", ".join(f'"{key.public_hex}"' for key in keys)
     genesis = quick_genesis(folder, supervisors=f"[{listed}]", **numbers)
+    changes = changes or {}
     supervisors: list[NodeProcess] = []
     for place, key in enumerate(keys):
         one = NodeProcess(
@@ -71,12 +72,17 @@ def founded(
             options="--no-mine",
             key=key,
             can_be_told=can_be_told,
-            change=(changes or {}).get(place, ""),
+            change=changes.get(place, ""),
         )
         supervisors.append(one)
     rest = [
         NodeProcess(
-            folder / name, _NUMBER.sub("", name), genesis, *supervisors, can_be_told=can_be_told
+            folder / name,
+            _NUMBER.sub("", name),
+            genesis,
+            *supervisors,
+            can_be_told=can_be_told,
+            change=changes.get(name, ""),
         )
         for name in others
     ]
@@ -96,9 +102,11 @@ def all_go_on(nodes: Sequence[NodeProcess]) -> None:
 
 
 def transactions(one: NodeProcess, kind: str) -> list[dict[str, Any]]:
-    """Return the transactions of a kind in a node's chain."""
+    """Return the transactions of a kind in a node's chain, with the height, task and slot of their blocks."""
     found = []
-    for block in one.ask("blocks?last=1000"):
-        if block["num_transactions"]:
-            found += one.ask(f"blocks/{block['height']}")["transactions"]
+    for short in one.ask("blocks?last=1000"):
+        if short["num_transactions"]:
+            block = one.ask(f"blocks/{short['height']}")
+            place = {name: block[name] for name in ("height", "task", "slot")}
+            found += [{**transaction, **place} for transaction in block["transactions"]]
     return [transaction for transaction in found if transaction["kind"] == kind]

@@ -1,5 +1,5 @@
 """What only tests have nodes do beside `pocqueue.pouw.chaos.cheats`: miners that train less or send other blocks, members
-that say what cannot be of their slot, and candidates that do not make their committee's key as they should.
+that say what cannot be of their slot, candidates that do not make their committee's key as they should, and a client that orders what it gives nobody.
 """
 
 from __future__ import annotations
@@ -15,14 +15,18 @@ from pocqueue.pouw.chain.signatures import sign
 from pocqueue.pouw.chaos.cheats import Undo
 from pocqueue.pouw.committee.dealing import Dealer
 from pocqueue.pouw.committee.seats import Seat, seat_at
-from pocqueue.pouw.flow import key_generation, slot_sync
+from pocqueue.pouw.config import NodeConfig
+from pocqueue.pouw.errors import LinkError
+from pocqueue.pouw.flow import datasets, key_generation, slot_sync
 from pocqueue.pouw.flow.core import Core
+from pocqueue.pouw.flow.datasets import Datasets
 from pocqueue.pouw.p2p.frames import Kind
 from pocqueue.pouw.slots import bls
 from pocqueue.pouw.training.trainer import Trainer
 from pocqueue.pouw.wire.blocks import Block, Header
 from pocqueue.pouw.wire.codec import decode, encode
 from pocqueue.pouw.wire.hashes import merkle_root
+from pocqueue.pouw.wire.requests import ChunkRequest
 from pocqueue.pouw.wire.slots import Certificate, SignedCertificate, SlotRecord, beacon_digest
 from pocqueue.pouw.wire.transactions import Deal
 from pocqueue.pouw.wire.votes import BeaconShare, Proposal, Vote
@@ -254,12 +258,37 @@ def _jumps() -> None:
     slot_sync._MAX_BEHIND, slot_sync._HEAD_START = 40, 16
 
 
+def _audits_nobody() -> None:
+    honest = NodeConfig.__post_init__
+
+    def checked(self: NodeConfig) -> None:
+        self.enable_attack_mitigation = False
+        honest(self)
+
+    NodeConfig.__post_init__ = checked  # type: ignore[method-assign]
+
+
+def _is_impatient() -> None:
+    vars(datasets)["PATIENCE_S"] = 5.0
+
+
+def _gives_no_data() -> None:
+    async def answer(self: Datasets, request: ChunkRequest) -> bytes:
+        raise LinkError("no such data are here")
+
+    Datasets.answer = answer  # type: ignore[method-assign]
+
+
 #: From the start of a process on. Candidates for a committee: one that is silent, one that deals a wrong share to the last of
-#: the others, and one that says so of the first of the others though it is not true. And a node that goes on from weights
-#: of others when it is a few slots behind.
+#: the others, and one that says so of the first of the others though it is not true. A node that goes on from weights of
+#: others when it is a few slots behind, one whose operator has nobody audited or banned, one that waits for a client's data
+#: for seconds, and a client that gives its data to nobody.
 CHANGES: dict[str, Callable[[], None]] = {
     "jumps": _jumps,
     "silent": _silent,
     "deals-wrongly": _deals_wrongly,
     "complains-falsely": _complains_falsely,
+    "audits-nobody": _audits_nobody,
+    "impatient": _is_impatient,
+    "gives-no-data": _gives_no_data,
 }

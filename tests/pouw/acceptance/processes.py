@@ -1,4 +1,4 @@
-"""Nodes as processes: `pocqueue pouw node`, each forked from a process that has imported it already.
+"""Nodes as processes: `pocqueue pouw node`, each forked from a process that has imported it already. And a client that lies.
 
 So fifty starts cost little: what is left of one is the node's own. Their trainers are started as ever.
 """
@@ -140,13 +140,20 @@ class NodeProcess:
         except (OSError, ValueError):
             return None
 
+    def account(self) -> str:
+        """Wait until it answers; return its account."""
+        status = wait_until(self.ask, message=f"an answer of {self.name}")
+        account = status["public_key"]
+        assert isinstance(account, str)
+        return account
+
     def tell(self, what: str) -> None:
         """Tell one that can be told: ``heal``, ``cheat/NAME``."""
         assert self.ask(f"chaos/{what}", post=True) is True
 
     def cut(self, *others: NodeProcess) -> None:
         """Have it lose its links with others, until it is healed; they have to be told the same."""
-        accounts = [f"account={one.ask()['public_key']}" for one in others]
+        accounts = [f"account={one.account()}" for one in others]
         self.tell(f"cut?{'&'.join(accounts)}")
 
     def number(self, name: str) -> int:
@@ -173,6 +180,32 @@ class NodeProcess:
             if "pocqueue.pouw.training.child" in child.cmdline():
                 return child
         return None
+
+
+def order(folder: Path, network: str, at: NodeProcess, *argv: str, change: str) -> tuple[int, str]:
+    """Run `pocqueue pouw task submit --watch` to its end; return its exit code, and what it wrote.
+
+    Args:
+        folder: for the client's files.
+        network: path of the network.
+        at: it dials this node.
+        argv: more of the command's.
+        change: what is different in it, by its name in `lies.CHANGES`.
+    """
+    folder.mkdir()
+    log = folder.with_suffix(".log")
+    env = {
+        **without_settings(),
+        "POCQUEUE_STATE_DIR": str(folder),
+        "POCQUEUE_POUW_DIR": str(folder),
+        "POCQUEUE_POUW_NETWORK": network,
+    }
+    whole = ["pouw", "task", "submit", *argv, "--watch", "--bootstrap", f"127.0.0.1:{at.port}"]
+    process = _FORKS.Process(target=_run, args=(whole, env, str(log), False, change))
+    process.start()
+    process.join()
+    assert process.exitcode is not None
+    return process.exitcode, log.read_text()
 
 
 def _run(argv: list[str], env: dict[str, str], log: str, can_be_told: bool, change: str) -> None:

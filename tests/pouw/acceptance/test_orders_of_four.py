@@ -1,4 +1,6 @@
-"""Clients' orders on a network that four supervisors certify together: closed, evaluated, paid out; and a private one."""
+"""Clients' orders on a network that four supervisors certify together: closed, evaluated, paid out; a private one; and two
+that nobody can train.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,8 @@ from typing import Any, NamedTuple
 import pytest
 
 from tests.pouw.acceptance.founded import Founded, founded
-from tests.pouw.acceptance.processes import NodeProcess
+from tests.pouw.acceptance.processes import NodeProcess, order
+from tests.pouw.data.files import vectors, write
 from tests.support.commands import pocqueue
 from tests.support.waiting import wait_until
 
@@ -54,7 +57,12 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[_Network]:
     """All of them have their tickets, and the four are in office."""
     folder = tmp_path_factory.mktemp("network")
     found = founded(
-        folder, "miner_0", "miner_1", "evaluator", can_be_told=False, slot_ms=50, result_blocks=8
+        folder,
+        *("miner_0", "miner_1", "evaluator"),
+        changes=dict.fromkeys(range(4), "impatient"),
+        can_be_told=False,
+        slot_ms=50,
+        result_blocks=8,
     )
     try:
         found.start()
@@ -123,3 +131,27 @@ def test_an_order_that_too_few_can_train_ends_with_its_deadline(network: _Networ
     assert "lonely: refunded: nobody trained it" in told
     assert found["state"] == "refunded"
     assert _paid(found, "what is left") == {found["client"]: 55_000_000}
+
+
+def test_an_order_whose_data_nobody_gets_ends_in_a_refund(network: _Network) -> None:
+    """Its client stays, and gives its file to nobody: the four wait for it, then say together what is wrong."""
+    file, at = network.folder / "own.safetensors", network.nodes.supervisors[0]
+    write(file, vectors(num_train=600, num_val=150))
+    argv = [str(file), "--widths", "16", "--name", "kept"]
+    client = network.folder / "keeper"
+    code, told = order(client, network.nodes.genesis, at, *argv, change="gives-no-data")
+    assert code == 1
+    assert "kept: refunded: its data are missing or are not what the order says" in told
+    assert re.search(
+        r"^kept: 55\.000000 PAI to 0[23][0-9a-f]{64} for what is left", told, re.MULTILINE
+    )
+    for one in network.nodes.nodes:
+        wait_until(
+            lambda one=one: ("kept", "refunded", 0) in _ends(one),  # type: ignore[misc]
+            message=f"the refund at {one.name}",
+        )
+
+
+def _ends(one: NodeProcess) -> list[tuple[str, str, int]]:
+    """Return names, states and slots of the tasks that a node knows of."""
+    return [(task["name"], task["state"], task["slots"]) for task in one.ask("tasks") or []]
