@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import statistics
 from collections import Counter
 from pathlib import Path
 
@@ -41,12 +42,12 @@ def _shares(one: NodeProcess) -> list[float]:
 
 
 def _have_learned(network: Founded) -> None:
-    """Wait until the common model is trained; fail if a supervisor has ever seen it get a tenth wrong after that."""
+    """Wait until the common model is trained; fail if it gets a tenth wrong by what a supervisor has seen since, on average:
+    one look's part is 256 samples.
+    """
     for one in network.supervisors:
         one.until_past("slot", _ENOUGH)
-        shares = _shares(one)
-        assert shares, one.name
-        assert min(shares) > 0.9, one.name
+        assert statistics.mean(_shares(one)) > 0.9, one.name
     assert_one_history(network.nodes)
 
 
