@@ -20,7 +20,7 @@ from pocqueue.errors import EngineError
 from pocqueue.rounds.backend import Backend
 from pocqueue.rounds.pool import Gpu
 from pocqueue.settings import Settings
-from workers.heartbeat import Heartbeat
+from workers.heartbeat import Heartbeat, check_free
 from workers.range_runner import RangeRunner, single_thread
 from workers.runner_stats import Member
 
@@ -63,12 +63,14 @@ class GpuService:
         self._heartbeat: Heartbeat | None = None
 
     def start(self) -> None:
-        """Load the engine, warm it up and join the pool, once Redis takes that.
+        """Load the engine, warm it up and join the pool, once Redis takes that; a queue that another worker serves is refused
+        before that.
 
         Raises:
             PocqueueError: what stands in the way, in one sentence.
         """
         backend = self._at_end.enter_context(Backend.open(self._settings, service=True))
+        check_free(backend.pool, self._queue, self._is_stopping)
         # Loading, warming up and searching share one thread: see RangeRunner.
         engine_thread = single_thread("engine")
         engine = engine_thread.submit(self._load, self._tell).result()

@@ -12,7 +12,45 @@ from pocqueue.rounds.pool import HEARTBEAT_S, Gpu, Pool
 from workers.range_runner import RETRY_S, RangeRunner
 from workers.runner_stats import Member
 
+#: How often a queue that another worker holds is looked at.
+_LOOK_S = 0.2
+
 logger = logging.getLogger(__name__)
+
+
+def check_free(pool: Pool, queue: str, is_stopping: Callable[[], bool] = lambda: False) -> None:
+    """Return unless a live worker serves a queue: before an engine is loaded in vain, and beside the one that is there.
+
+    The record of a worker that was killed looks alive until its time to live is over; one that is alive beats meanwhile. A Redis
+    that does not answer has it left to `Heartbeat.start`.
+
+    Args:
+        pool: of the queues.
+        queue: its name.
+        is_stopping: whether to give up.
+
+    Raises:
+        QueueTaken: another live worker serves this queue.
+    """
+    first: Gpu | None = None
+    while not is_stopping():
+        try:
+            other = next((gpu for gpu in pool.live() if gpu.queue == queue), None)
+        except StoreError:
+            return
+        if other is None:
+            return
+        first = first or other
+        if other.seen_ms != first.seen_ms:
+            raise _refusal(other)
+        time.sleep(_LOOK_S)
+
+
+def _refusal(other: Gpu) -> QueueTaken:
+    return QueueTaken(
+        f"Queue {other.queue} is served by a live worker already (host {other.host}, process {other.pid}): stop that one, "
+        "or serve another queue with -Q. On several hosts, name queues HOST.gpu0."
+    )
 
 
 class Heartbeat:
@@ -58,12 +96,8 @@ class Heartbeat:
             # Counted from the first answer, however long that took.
             patience = patience or time.monotonic() + gpu.ttl_ms / 1000 + 2 * self._interval_s
             if time.monotonic() > patience:
-                raise QueueTaken(
-                    f"Queue {gpu.queue} is served by a live worker already (host {other.host}, "
-                    f"process {other.pid}): stop that one, or serve another queue with -Q. On "
-                    "several hosts, name queues HOST.gpu0."
-                )
-            time.sleep(min(0.2, self._interval_s))
+                raise _refusal(other)
+            time.sleep(min(_LOOK_S, self._interval_s))
         self._thread.start()
 
     def stop(self) -> None:

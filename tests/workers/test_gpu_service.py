@@ -9,7 +9,7 @@ import pytest
 from pydantic import SecretStr
 
 from pocqueue.engine import Engine, OnProgress
-from pocqueue.errors import EngineError, StoreUnavailable
+from pocqueue.errors import EngineError, QueueTaken, StoreUnavailable
 from pocqueue.rounds.backend import Backend
 from pocqueue.settings import Settings
 from tests.support.factories import make_gpu, make_spec
@@ -86,6 +86,36 @@ def test_a_queue_that_is_lost_to_another_worker_ends_the_service(
     assert "host elsewhere" in broken[0]
     service.stop()
     assert [gpu.worker for gpu in backend.pool.all()] == ["other"]
+
+
+def test_nothing_is_loaded_for_a_queue_that_is_served(settings: Settings, backend: Backend) -> None:
+    """The other one's GPU has no room for a second engine, and whoever started it learns why at once."""
+    there = GpuService("gpu0", settings, print, load=loader(FakeEngine()))
+    there.start()
+    second, loaded = FakeEngine(), list[str]()
+
+    def load(on_progress: OnProgress) -> Engine:
+        loaded.append("loaded")
+        return second
+
+    service = GpuService("gpu0", settings, print, load=load)
+    with pytest.raises(QueueTaken, match=r"Queue gpu0 is served by .*\(host here, process \d+\)"):
+        service.start()
+    assert not loaded
+    service.stop()
+    there.stop()
+
+
+def test_an_engine_is_loaded_once_a_killed_worker_counts_as_dead(
+    settings: Settings, backend: Backend
+) -> None:
+    """Its record alone is nobody."""
+    backend.pool.beat(make_gpu(worker="killed", ttl_ms=300))
+    service = GpuService("gpu0", settings, print, load=loader(FakeEngine()))
+    service.start()
+    (gpu,) = backend.pool.live()
+    assert gpu.worker != "killed"
+    service.stop()
 
 
 def test_a_service_that_is_stopped_while_it_loads_gives_up(settings: Settings) -> None:
