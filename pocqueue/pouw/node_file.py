@@ -84,7 +84,7 @@ class NodeFile(SqliteFile):
                     f"{network.hex()[:16]}…: give each network a folder of its own, by {self._role.setting}."
                 )
 
-    def _decode(self, data: bytes, kind: type[_T]) -> _T:
+    def decoded(self, data: bytes, kind: type[_T]) -> _T:
         """Return what was written."""
         try:
             return decode(data, kind)

@@ -117,12 +117,12 @@ class ChainStore(NodeFile):
             return self._genesis.header
         with self.transaction() as db:
             row = db.execute("SELECT header FROM block WHERE id = ?", (block,)).fetchone()
-        return None if row is None else self._decode(row[0], Header)
+        return None if row is None else self.decoded(row[0], Header)
 
     def block(self, block: bytes) -> Block | None:
         """Return a block; None: there is no such block, or it is block 0."""
         data = self.block_bytes(block)
-        return None if data is None else self._decode(data, Block)
+        return None if data is None else self.decoded(data, Block)
 
     def block_bytes(self, block: bytes) -> bytes | None:
         """Return a block as it was encoded; None: there is no such block, or it is block 0."""
@@ -149,7 +149,7 @@ class ChainStore(NodeFile):
             rows = db.execute(
                 "SELECT block, diff FROM block WHERE height > ? ORDER BY height, id", (height,)
             ).fetchall()
-        return [Stored(self._decode(block, Block), self._diff(diff)) for block, diff in rows]
+        return [Stored(self.decoded(block, Block), self._diff(diff)) for block, diff in rows]
 
     def ancestors(self, block: bytes) -> Iterator[Header]:
         """Yield a block's header and those of the blocks below it, down to block 0.
@@ -183,4 +183,4 @@ class ChainStore(NodeFile):
         db.execute("INSERT INTO meta VALUES ('anchor', ?)", (self._genesis.header_id,))
 
     def _diff(self, data: bytes) -> Diff:
-        return dict(self._decode(data, tuple[tuple[bytes, bytes | None], ...]))
+        return dict(self.decoded(data, tuple[tuple[bytes, bytes | None], ...]))

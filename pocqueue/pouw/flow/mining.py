@@ -149,7 +149,7 @@ class Mining:
         if core.chain.tip.id != tip:
             candidate = await self._candidate(*next_slot)
         message = await self._slots.in_slots(
-            lane.message, work, done, parts, candidate, self._store.write_sent
+            lane.message, work, done, parts, candidate, self._store.own.write_sent
         )
         self._sent = (history.task.id, work.slot)
         await self._noises.show(history.task, work.slot, _LANE)
@@ -202,7 +202,7 @@ class Mining:
         known, lane = self._lanes.get(task, (None, None))
         if lane is None or known is not history:
             order = (self._core.account, _LANE)
-            sent = await self._slots.in_slots(self._store.sent, task, order)
+            sent = await self._slots.in_slots(self._store.own.sent, task, order)
             lane = LaneMiner(history, self._core.key, _LANE, sent)
         # The one used last is at the end. Those of tasks that a committee may turn back to stay: a lane that is made anew
         # within a lap sits it out, and if all do that nobody trains for as long as slots without messages last.

@@ -107,7 +107,7 @@ class TurnEnd:
             if self._is_alone:
                 self._say_record(signed, decided.ids)
             elif self._turn.number % _FORGET_EVERY == 0:
-                await bench.slots.in_slots(bench.store.forget_said, self._turn.number)
+                await bench.slots.in_slots(bench.store.own.forget_said, self._turn.number)
         return True
 
     def _say_record(self, signed: SignedCertificate, ids: tuple[bytes, ...]) -> None:

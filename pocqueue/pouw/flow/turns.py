@@ -70,8 +70,8 @@ class OpenTurn:
         """
         bench, wake = self._bench, self._wake
         slots, hearing = bench.slots, bench.hearing
-        if self.turn.number <= bench.store.newest_said:
-            said = await slots.in_slots(bench.store.said, self.turn.number)
+        if self.turn.number <= bench.store.own.newest_turn:
+            said = await slots.in_slots(bench.store.own.said, self.turn.number)
             if said:
                 self._begin(said)
         hearing.listener = self
@@ -207,7 +207,7 @@ class OpenTurn:
         bench = self._bench
         while said := agreement.drain():
             if not self._is_alone:
-                await bench.slots.in_slots(bench.store.write_said, self.turn.number, said)
+                await bench.slots.in_slots(bench.store.own.write_said, self.turn.number, said)
                 for one in filter(agreement.is_own, said):
                     self._push(one)
         for fault in agreement.drain_faults():

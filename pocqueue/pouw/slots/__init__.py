@@ -1,6 +1,6 @@
 """Iterations of a task that all its miners do in step, certificates and beacons over them, draws.
 
-How a slot goes through a node; nothing here waits, sends or reads a clock, and `SlotStore` alone touches disk:
+How a slot goes through a node; nothing here waits, sends or reads a clock, and `SlotStore` with its `OwnWords` alone touches disk:
 
 1. A message arrives: `messages.check`, then `Collector.add` (the committee) or `SlotHistory.keep`; new ones are passed on.
 2. The committee: `Collector.closes_at(now)` says when the slot is due, `Collector.value` what a member proposes; the others find
@@ -11,7 +11,7 @@ How a slot goes through a node; nothing here waits, sends or reads a clock, and 
    has it, and before a committee of one pushes it.
 4. `SlotHistory.add(advance)`: the next slot is open, `weights` are its weights.
 5. A miner: `LaneMiner.certified(record)` draws with the slot's beacon and may give a block; then `LaneMiner.work()` is the
-   iteration that is due, `Trainer.iterate` makes it, `LaneMiner.message` signs it, `SlotStore.write_sent` keeps it, it is pushed.
-6. After 0.4 s of silence `LaneMiner.current` is pushed again. A restart: `SlotStore.history`, `SlotStore.sent`, and on from 1.
+   iteration that is due, `Trainer.iterate` makes it, `LaneMiner.message` signs it, `OwnWords.write_sent` keeps it, it is pushed.
+6. After 0.4 s of silence `LaneMiner.current` is pushed again. A restart: `SlotStore.history`, `OwnWords.sent`, and on from 1.
 7. Whoever verifies a winner: `SlotHistory.lap`, or `SlotStore.history(task, slot).lap` for an older one, and `Trainer.reexecute`.
 """

@@ -137,7 +137,7 @@ class LaneMiner:
             done: what came of it.
             parts: mini-batches that it was made with, 1 … 8.
             candidate: block for the next slot; None: it commits to none and mines nothing there.
-            write: puts it on disk (`SlotStore.write_sent`); what it raises leaves the lane as it was.
+            write: puts it on disk (`OwnWords.write_sent`); what it raises leaves the lane as it was.
 
         Raises:
             SlotError: ``sent``: this lane has a message of this slot, or of a later one.

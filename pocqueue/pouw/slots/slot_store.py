@@ -1,7 +1,7 @@
 """The slots of a node on disk. A slot is one transaction: it is there with its maps and weights, or not at all.
 
-A committee of one writes a slot before it tells anybody of it, a member of several its words (`said.sql`), and a miner's
-node its message. So none can contradict itself after a restart: there is one record for a slot, one message for a lane.
+A committee of one writes a slot before it tells anybody of it. So it cannot contradict itself after a restart: there is
+one record for a slot.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from typing import Final, NamedTuple
 from pocqueue.pouw.errors import NodeDataError, SlotError
 from pocqueue.pouw.node_file import NodeFile
 from pocqueue.pouw.slots.history import KEPT_LAPS, Advance, Checkpoint, Lane, SlotHistory
+from pocqueue.pouw.slots.own_words import OwnWords
 from pocqueue.pouw.slots.task import LAP, TaskSpec
 from pocqueue.pouw.wire.codec import encode
 from pocqueue.pouw.wire.hashes import ZERO
 from pocqueue.pouw.wire.requests import IterationWithMap, Slot
 from pocqueue.pouw.wire.slots import Certificate, Iteration, SignedCertificate, SlotRecord
-from pocqueue.pouw.wire.votes import Proposal, Said, Vote
 from pocqueue.web.sqlite_file import FileRole
 
 #: Name of the file in a node's folder.
@@ -82,8 +82,8 @@ class SlotStore(NodeFile):
             Path(__file__).with_name(name) for name in ("slots.sql", "said.sql", "noise.sql")
         ]
         super().__init__(folder, SLOTS_NAME, _ROLE, scripts, network)
-        #: The newest turn that this node has said something in, as far as it is kept; -1: none.
-        self.newest_said = self._newest_said()
+        #: What this node has said itself.
+        self.own = OwnWords(self)
 
     def write(self, advance: Advance, *, durable: bool = True) -> None:
         """Keep a slot. The same one may be written again.
@@ -103,7 +103,7 @@ class SlotStore(NodeFile):
                 "SELECT record FROM record WHERE task = ? AND slot = ?", at
             ).fetchone()
             if found is not None:
-                if self._decode(found[0], SlotRecord).signed.certificate.id == certificate.id:
+                if self.decoded(found[0], SlotRecord).signed.certificate.id == certificate.id:
                     return
                 raise self._error(
                     f"has another record of slot {certificate.slot} of task {certificate.task.hex()}: the "
@@ -157,7 +157,7 @@ class SlotStore(NodeFile):
         query = "SELECT signed, theta FROM theta WHERE task = ? AND slot <= ? ORDER BY slot DESC LIMIT 1"
         with self.transaction() as db:
             row = db.execute(query, (task, slot)).fetchone()
-        return None if row is None else Checkpoint(self._decode(row[0], SignedCertificate), row[1])
+        return None if row is None else Checkpoint(self.decoded(row[0], SignedCertificate), row[1])
 
     def checkpoint_bytes(self, task: bytes, slot: int) -> int:
         """Return how many bytes the newest weights at or before a slot have, without reading them; 0: as `checkpoint`."""
@@ -191,7 +191,7 @@ class SlotStore(NodeFile):
             rows = db.execute(_ROWS, (task, first, min(first + limit - 1, last)))
             for number, group in itertools.groupby(rows, key=lambda row: row[0]):
                 parts = [row[1:] for row in group]
-                record = self._decode(parts[0][0], SlotRecord)
+                record = self.decoded(parts[0][0], SlotRecord)
                 messages = [
                     (part[1], b"" if is_bare else part[2])
                     for part in parts
@@ -202,7 +202,7 @@ class SlotStore(NodeFile):
                 if is_gap or (found and size > max_bytes):
                     break
                 slot = [
-                    IterationWithMap(self._decode(it, Iteration), map_) for it, map_ in messages
+                    IterationWithMap(self.decoded(it, Iteration), map_) for it, map_ in messages
                 ]
                 found.append(Slot(record, tuple(slot)))
         return found
@@ -212,7 +212,7 @@ class SlotStore(NodeFile):
         query = "SELECT record FROM record ORDER BY rowid DESC LIMIT ?"
         with self.transaction() as db:
             rows = db.execute(query, (_LOOKED_AT,)).fetchall()
-        signed = [self._decode(record, SlotRecord).signed for (record,) in rows]
+        signed = [self.decoded(record, SlotRecord).signed for (record,) in rows]
         return max(signed, key=lambda one: one.certificate.turn, default=None)
 
     def counts(self, task: bytes, slots: range) -> list[int]:
@@ -220,7 +220,7 @@ class SlotStore(NodeFile):
         query = "SELECT record FROM record WHERE task = ? AND slot BETWEEN ? AND ?"
         with self.transaction() as db:
             rows = db.execute(query, (task, slots[0], slots[-1])).fetchall()
-        return [self._decode(record, SlotRecord).signed.certificate.count for (record,) in rows]
+        return [self.decoded(record, SlotRecord).signed.certificate.count for (record,) in rows]
 
     def before(self, task: bytes, slot: int) -> SignedCertificate | None:
         """Return the certificate of the turn before a certified slot's, of whichever task; None: it was the first turn.
@@ -235,13 +235,13 @@ class SlotStore(NodeFile):
             row = db.execute(query, (task, slot)).fetchone()
             if row is None:
                 raise SlotError("missing", f"slot {slot} of task {task.hex()} is not here.")
-            parent = self._decode(row[1], SlotRecord).signed.certificate.parent
+            parent = self.decoded(row[1], SlotRecord).signed.certificate.parent
             if parent == ZERO:
                 return None
             before = db.execute(query, (task, slot - 1)).fetchall()
             others = db.execute(near, (row[0] - _LOOKED_AT, row[0] + _LOOKED_AT))
             for record in (*(one for _, one in before), *(one for (one,) in others)):
-                signed = self._decode(record, SlotRecord).signed
+                signed = self.decoded(record, SlotRecord).signed
                 if signed.certificate.id == parent:
                     return signed
         raise SlotError("missing", f"the certificate before slot {slot} of task {task.hex()}.")
@@ -251,7 +251,7 @@ class SlotStore(NodeFile):
         query = "SELECT record FROM record ORDER BY rowid DESC LIMIT ?"
         with self.transaction() as db:
             rows = db.execute(query, (limit,)).fetchall()
-        records = [self._decode(record, SlotRecord) for (record,) in rows]
+        records = [self.decoded(record, SlotRecord) for (record,) in rows]
         return sorted(records, key=lambda one: one.signed.certificate.turn, reverse=True)
 
     def tasks(self) -> dict[bytes, Certificate]:
@@ -260,7 +260,7 @@ class SlotStore(NodeFile):
             (SELECT task FROM map UNION SELECT task FROM theta) GROUP BY task) USING (task, slot)"""
         with self.transaction() as db:
             rows = db.execute(query).fetchall()
-        found = [self._decode(record, SlotRecord).signed.certificate for (record,) in rows]
+        found = [self.decoded(record, SlotRecord).signed.certificate for (record,) in rows]
         return {certificate.task: certificate for certificate in found}
 
     def num_slots(self, task: bytes) -> int:
@@ -280,7 +280,7 @@ class SlotStore(NodeFile):
             if row is None:
                 return None
             [first] = db.execute(below, (task, row[0])).fetchone()
-        previous = self._decode(row[1], SlotRecord).signed.certificate.previous
+        previous = self.decoded(row[1], SlotRecord).signed.certificate.previous
         return Gap(first, row[0], previous)
 
     def write_bare(self, slots: Sequence[Slot]) -> None:
@@ -312,7 +312,7 @@ class SlotStore(NodeFile):
         query = "SELECT iteration FROM message WHERE task = ? AND slot < ?"
         with self.transaction() as db:
             rows = db.execute(query, (task, before)).fetchall()
-        return [self._decode(iteration, Iteration).entries for (iteration,) in rows]
+        return [self.decoded(iteration, Iteration).entries for (iteration,) in rows]
 
     def prune(self, task: bytes, before: int, *, has_pay: bool = True) -> None:
         """Forget a task's maps and weights of slots before this one: the anchor's less KEPT_MAPS, at most.
@@ -347,7 +347,7 @@ class SlotStore(NodeFile):
             for (task,) in db.execute("SELECT DISTINCT task FROM record").fetchall():
                 slots = []
                 for (record,) in db.execute(query, (task,)):
-                    certificate = self._decode(record, SlotRecord).signed.certificate
+                    certificate = self.decoded(record, SlotRecord).signed.certificate
                     if certificate.epoch < epoch:
                         break
                     slots.append(certificate.slot)
@@ -356,24 +356,10 @@ class SlotStore(NodeFile):
                     forgotten.append(task)
         return forgotten
 
-    def write_sent(self, sent: IterationWithMap) -> None:
-        """Keep what a lane of this node sends instead of what it sent before; it is on disk on return."""
-        it = sent.iteration
-        row = (it.task, it.miner, it.lane, encode(sent))
-        with self.transaction() as db:
-            db.execute("INSERT OR REPLACE INTO sent VALUES (?, ?, ?, ?)", row)
-
-    def sent(self, task: bytes, lane: Lane) -> IterationWithMap | None:
-        """Return what a lane of this node sent last for a task."""
-        query = "SELECT sent FROM sent WHERE task = ? AND miner = ? AND lane = ?"
-        with self.transaction() as db:
-            row = db.execute(query, (task, *lane)).fetchone()
-        return None if row is None else self._decode(row[0], IterationWithMap)
-
     def write_noise(self, task: bytes, slot: int, lane: Lane, noise: bytes) -> None:
         """Keep what the noise of a private task's message follows from, as long as its map; what was shown first stays.
 
-        It is on disk before what this node says next of the turn (`write_said`): what is written is written in order.
+        It is on disk before what this node says next of the turn (`OwnWords.write_said`): what is written is written in order.
         """
         with self.transaction(durable=False) as db:
             row = (task, slot, *lane, noise)
@@ -385,43 +371,6 @@ class SlotStore(NodeFile):
         with self.transaction() as db:
             row = db.execute(query, (task, slot, *lane)).fetchone()
         return None if row is None else bytes(row[0])
-
-    def write_said(self, turn: int, said: Sequence[Said]) -> None:
-        """Keep what this node says in a turn of its committee, after what it has said; it is on disk on return.
-
-        Args:
-            turn: `Certificate.turn`.
-            said: all that `Agreement.drain` gave, in that order.
-        """
-        with self.transaction() as db:
-            query = "SELECT coalesce(max(number) + 1, 0) FROM said WHERE turn = ?"
-            [first] = db.execute(query, (turn,)).fetchone()
-            rows = [
-                (turn, number, isinstance(one, Vote), encode(one))
-                for number, one in enumerate(said, first)
-            ]
-            db.executemany("INSERT INTO said VALUES (?, ?, ?, ?)", rows)
-        self.newest_said = max(turn, self.newest_said)
-
-    def said(self, turn: int) -> list[Said]:
-        """Return what this node has said in a turn, in that order."""
-        query = "SELECT is_vote, said FROM said WHERE turn = ? ORDER BY number"
-        with self.transaction() as db:
-            rows = db.execute(query, (turn,)).fetchall()
-        return [
-            self._decode(said, Vote) if is_vote else self._decode(said, Proposal)
-            for is_vote, said in rows
-        ]
-
-    def forget_said(self, before_turn: int) -> None:
-        """Forget what was said in turns before this one: they are decided, and their slots are here."""
-        with self.transaction(durable=False) as db:
-            db.execute("DELETE FROM said WHERE turn < ?", (before_turn,))
-
-    def _newest_said(self) -> int:
-        with self.transaction() as db:
-            [found] = db.execute("SELECT coalesce(max(turn), -1) FROM said").fetchone()
-        return int(found)
 
     def _num_empty(self, history: SlotHistory) -> int:
         """Return how many slots just before the open one had no message."""
@@ -436,11 +385,7 @@ class SlotStore(NodeFile):
         db.execute("DELETE FROM message WHERE task = ? AND slot >= ?", (task, first))
         db.execute("DELETE FROM map WHERE task = ? AND slot >= ?", (task, first))
         db.execute("DELETE FROM theta WHERE task = ? AND slot > ?", (task, first))
-        query = "SELECT miner, lane, sent FROM sent WHERE task = ?"
-        for miner, lane, sent in db.execute(query, (task,)).fetchall():
-            if self._decode(sent, IterationWithMap).iteration.slot > first:
-                at = (task, miner, lane)
-                db.execute("DELETE FROM sent WHERE task = ? AND miner = ? AND lane = ?", at)
+        self.own.forget_after(db, task, first)
 
 
 def _keep(db: sqlite3.Connection, checkpoint: Checkpoint) -> None:

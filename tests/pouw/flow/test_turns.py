@@ -391,7 +391,7 @@ async def test_what_a_decision_rests_on_is_on_disk_before_it_is_shown(
     """Also a vote that was made while an earlier one was being written: others are heard meanwhile."""
     async with four(is_on=False) as (hub, members):
         slow, loop = members[1], asyncio.get_running_loop()
-        write_said, written = slow.store.write_said, list[int]()
+        write_said, written = slow.store.own.write_said, list[int]()
         shown = list[list[int]]()
 
         async def others_go_on() -> None:
@@ -407,7 +407,7 @@ async def test_what_a_decision_rests_on_is_on_disk_before_it_is_shown(
             write_said(turn, said)
             written.extend(one.kind for one in said if isinstance(one, Vote) and one.member == 1)
 
-        monkeypatch.setattr(slow.store, "write_said", write)
+        monkeypatch.setattr(slow.store.own, "write_said", write)
 
         def noted(source: bytes, to: bytes, kind: Kind) -> bool:
             if source == slow.account and kind is Kind.BEACON:

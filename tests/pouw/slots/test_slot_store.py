@@ -91,7 +91,7 @@ def test_a_task_of_which_nothing_is_here_begins_anew() -> None:
     """At slot 0, as does one that is unknown to everybody."""
     with SlotStore(None, NETWORK) as store:
         assert store.history(TASK).next_slot == 0
-        assert store.sent(TASK.id, LANES[0]) is None
+        assert store.own.sent(TASK.id, LANES[0]) is None
         assert store.parts(TASK.id) == []
         assert store.newest() is None
 
@@ -171,13 +171,13 @@ def test_a_lane_finds_what_it_sent(tmp_path: Path) -> None:
     """The newest alone."""
     history = SlotHistory(TASK, NETWORK)
     with SlotStore(tmp_path, NETWORK) as store:
-        store.write_sent(first := _sent(history))
+        store.own.write_sent(first := _sent(history))
         grow(history, KEYS[1])
-        store.write_sent(second := _sent(history, first))
+        store.own.write_sent(second := _sent(history, first))
     with SlotStore(tmp_path, NETWORK) as store:
-        assert store.sent(TASK.id, LANES[0]) == second
-        assert store.sent(TASK.id, LANES[1]) is None
-        assert store.sent(b"T" * 32, LANES[0]) is None
+        assert store.own.sent(TASK.id, LANES[0]) == second
+        assert store.own.sent(TASK.id, LANES[1]) is None
+        assert store.own.sent(b"T" * 32, LANES[0]) is None
 
 
 def test_what_a_member_said_is_there_after_a_restart(tmp_path: Path) -> None:
@@ -186,17 +186,17 @@ def test_what_a_member_said_is_there_after_a_restart(tmp_path: Path) -> None:
     first: list[Said] = [group.proposal(), group.vote(0, PREVOTE)]
     second: list[Said] = [group.vote(0, PRECOMMIT), group.vote(0, PREVOTE, None, 1)]
     with SlotStore(tmp_path, NETWORK) as store:
-        assert store.newest_said == -1
-        store.write_said(7, first)
-        store.write_said(8, second)
-        store.write_said(7, second)
-        assert store.newest_said == 8
+        assert store.own.newest_turn == -1
+        store.own.write_said(7, first)
+        store.own.write_said(8, second)
+        store.own.write_said(7, second)
+        assert store.own.newest_turn == 8
     with SlotStore(tmp_path, NETWORK) as store:
-        assert store.newest_said == 8
-        assert store.said(7) == [*first, *second]
-        assert store.said(8) == second
-        store.forget_said(8)
-        assert (store.said(7), store.said(8)) == ([], second)
+        assert store.own.newest_turn == 8
+        assert store.own.said(7) == [*first, *second]
+        assert store.own.said(8) == second
+        store.own.forget_said(8)
+        assert (store.own.said(7), store.own.said(8)) == ([], second)
 
 
 def test_another_networks_file_is_refused(tmp_path: Path) -> None:
@@ -278,7 +278,7 @@ def test_the_slots_of_another_committee_are_forgotten() -> None:
     """From the first one of its epoch on, as if they had never been; those of epochs before stay."""
     with SlotStore(None, NETWORK) as store:
         history, advances = _written(store, 10)
-        store.write_sent(_sent(history, key=KEYS[2]))
+        store.own.write_sent(_sent(history, key=KEYS[2]))
         for slot in range(10, 21):
             certificate = decided(history, message(history, KEYS[0])).certificate
             signed = certify(SECRET, replace(certificate, epoch=1))
@@ -294,11 +294,11 @@ def test_the_slots_of_another_committee_are_forgotten() -> None:
         assert store.history(TASK).previous == advances[9].certificate.id
         assert store.newest() == advances[9].slot.record.signed
         # It was of the first slot that is forgotten, and names none of them.
-        assert store.sent(TASK.id, LANES[2]) is not None
+        assert store.own.sent(TASK.id, LANES[2]) is not None
         assert store.forget(0) == [TASK.id]
         assert store.newest() is None
         assert store.tasks() == {}
-        assert store.sent(TASK.id, LANES[2]) is None
+        assert store.own.sent(TASK.id, LANES[2]) is None
 
 
 def test_slots_that_are_missing_are_put_in_between_without_their_maps() -> None:

@@ -49,7 +49,7 @@ class _Node:
         self.miner = None
         if self.key is not None:
             lane = (LANES[KEYS.index(self.key)][0], 0)
-            self.miner = LaneMiner(self.history, self.key, sent=self.store.sent(TASK.id, lane))
+            self.miner = LaneMiner(self.history, self.key, sent=self.store.own.sent(TASK.id, lane))
 
     def receive(self, pushed: _Push) -> None:
         """Take in what another node pushed."""
@@ -108,7 +108,7 @@ class _Node:
             # Each time with another result: a restarted lane must not send a second one.
             self.world.seed += 1
             done = made_up(work.theta, b"%d" % self.world.seed)
-            self.miner.message(work, done, 1, None, self.store.write_sent)
+            self.miner.message(work, done, 1, None, self.store.own.write_sent)
             if dies:
                 return self.restart()
         if self.miner.current is not None:
