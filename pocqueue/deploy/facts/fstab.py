@@ -79,23 +79,3 @@ def conflicts(lines: Sequence[FstabLine], uuid: str, mount: str) -> tuple[str, .
         for line in lines
         if line.target == mount or line.source == f"UUID={uuid}"
     )
-
-
-def with_own_line(text: str, uuid: str, mount: str) -> str:
-    """Return the table with our line at its end; the same text if it is there already.
-
-    Raises:
-        ValueError: another line is in the way (`conflicts`).
-    """
-    lines = read_fstab(text)
-    if has_own_line(lines, uuid, mount):
-        return text
-    if found := conflicts(lines, uuid, mount):
-        raise ValueError(found[0])
-    return f"{text}{'' if text.endswith(chr(10)) or not text else chr(10)}{own_line(uuid, mount)}\n"
-
-
-def without_own_line(text: str, uuid: str, mount: str) -> str:
-    """Return the table without the line that we added; what else was changed meanwhile stays."""
-    own = own_line(uuid, mount)
-    return "".join(line for line in text.splitlines(keepends=True) if line.strip() != own)

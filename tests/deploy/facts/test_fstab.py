@@ -1,4 +1,4 @@
-"""The table of filesystems: our line is added once, and nobody else's is touched."""
+"""The table of filesystems: our line is known among others, and which stand in its way."""
 
 from __future__ import annotations
 
@@ -9,25 +9,18 @@ from pocqueue.deploy.facts.fstab import (
     has_own_line,
     own_line,
     read_fstab,
-    with_own_line,
-    without_own_line,
 )
 
 UUID = "0f814836-0b1e-445f-8411-ded2eba18ce2"
 OWN = f"UUID={UUID} /mnt/ssd ext4 defaults,nofail 0 2"
 
 
-@pytest.mark.parametrize(
-    "text", ["", "# nothing\n", "UUID=1 / ext4 defaults 0 1", "UUID=1 / ext4 defaults 0 1\n"]
-)
-def test_our_line_is_added_and_taken_away(text: str) -> None:
-    """Whether the last line has an end or not; a second time changes nothing."""
-    added = with_own_line(text, UUID, "/mnt/ssd")
-    assert added.splitlines()[-1] == OWN
-    assert added.endswith("\n")
-    assert with_own_line(added, UUID, "/mnt/ssd") == added
-    assert without_own_line(added, UUID, "/mnt/ssd").strip() == text.strip()
-    assert has_own_line(read_fstab(added), UUID, "/mnt/ssd")
+def test_our_line_is_known() -> None:
+    """As it would be written, among others."""
+    assert own_line(UUID, "/mnt/ssd") == OWN
+    lines = read_fstab(f"UUID=1 / ext4 defaults 0 1\n{OWN}\n")
+    assert has_own_line(lines, UUID, "/mnt/ssd")
+    assert conflicts(lines, UUID, "/mnt/ssd") == ()
 
 
 @pytest.mark.parametrize(
@@ -46,8 +39,6 @@ def test_another_line_for_the_same_is_in_the_way(line: str) -> None:
     text = f"# a table\n{line}\n"
     assert not has_own_line(read_fstab(text), UUID, "/mnt/ssd")
     assert "line 2" in conflicts(read_fstab(text), UUID, "/mnt/ssd")[0]
-    with pytest.raises(ValueError, match="line 2"):
-        with_own_line(text, UUID, "/mnt/ssd")
 
 
 def test_lines_as_people_write_them() -> None:
