@@ -16,7 +16,6 @@ Setting = tuple[str, str]
 Value = str | int | bool
 
 _TABLE = re.compile(r"\s*\[\s*([A-Za-z0-9_.-]+)\s*\]\s*(?:#.*)?")
-_PEER = re.compile(r"[0-9a-f]{40}@[A-Za-z0-9.-]+:\d{1,5}|[0-9a-f]{40}@\[[0-9a-f:.]+\]:\d{1,5}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,19 +103,6 @@ def trusted_block(first: BlockId, second: BlockId) -> BlockId:
             f"the block {first.height} {first.hash_hex} of the first; one of them is wrong, or on another chain",
         )
     return first
-
-
-def peers(text: str) -> tuple[str, ...]:
-    """Return the peers of `40hex@host:port,…`.
-
-    Raises:
-        ValueError: one is none; says which.
-    """
-    found = tuple(peer.strip() for peer in text.split(",") if peer.strip())
-    for peer in found:
-        if not _PEER.fullmatch(peer):
-            raise ValueError(f"{peer[:80]!r} is no peer; allowed: 40 hex digits, @, host, :, port")
-    return found
 
 
 def differences(text: str, wanted: Mapping[Setting, Value]) -> dict[Setting, tuple[object, Value]]:

@@ -15,7 +15,6 @@ from pocqueue.deploy.facts.chain import (
     Value,
     differences,
     edited,
-    peers,
     read_block,
     read_status,
     trusted_block,
@@ -113,14 +112,6 @@ def test_two_servers_have_to_agree_on_a_block() -> None:
             trusted_block(block, other)
     with pytest.raises(UnexpectedAnswer):
         read_block('{"result": {"block_id": {"hash": ""}, "block": {"header": {"height": "7"}}}}')
-
-
-def test_peers() -> None:
-    """Each of the right form."""
-    assert len(peers(PEERS)) == 2
-    for text in ("node2.gonka.ai:5000", f"{'ab' * 20}@x", f"{PEERS},zz@x:1"):
-        with pytest.raises(ValueError, match="is no peer"):
-            peers(text)
 
 
 def test_a_value_is_edited_and_all_else_kept() -> None:
