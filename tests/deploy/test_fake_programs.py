@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -16,9 +17,9 @@ from pocqueue.deploy.facts.git import CloneState, clone_state, git_facts, read_g
 from pocqueue.deploy.facts.gpu import DriverState, gpu_facts, read_gpus
 from pocqueue.deploy.facts.keys import (
     KeyProblem,
+    addresses_in,
     key_problem,
     read_address,
-    read_new_key,
     read_participant,
 )
 from pocqueue.deploy.facts.model import damaged, model_facts, model_hashes, read_hashes, read_model
@@ -118,12 +119,11 @@ def test_inferenced_makes_a_key_once(output: str, words_on: str, fakes: Fakes) -
     assert done.stderr.startswith(
         "Enter keyring passphrase (attempt 1/3):\nRe-enter keyring passphrase:\n"
     )
-    key = read_new_key("quick-newton", done.stdout, done.stderr)
-    assert key.mnemonic is not None
-    assert len(key.mnemonic.reveal().split()) == 24
+    [address] = addresses_in(done.stdout + done.stderr)
+    assert re.search(r"(?:[a-z]{3,8} ){23}[a-z]{3,8}", done.stdout + done.stderr)
     show = ("inferenced", "keys", "show", "quick-newton", "-a", "--keyring-backend", "file")
     shown = fakes.run(*show, text=f"{PASSWORD}\n")
-    assert read_address(shown.stdout) == key.address
+    assert read_address(shown.stdout) == address
     again = add(fakes, f"{PASSWORD}\nn\n")
     assert again.returncode == 1
     assert key_problem(again.stderr) is KeyProblem.EXISTS

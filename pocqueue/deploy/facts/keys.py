@@ -1,7 +1,4 @@
-"""Keys of the chain as `inferenced` speaks of them: what is in the keyring, and what it says when it makes one.
-
-The words of a new key are a `Secret` from the first line on that reads them: no repr, error or log has them.
-"""
+"""Keys of the chain as `inferenced` speaks of them: what is in the keyring, what it says, and whose keys the network knows."""
 
 from __future__ import annotations
 
@@ -10,17 +7,12 @@ import binascii
 import enum
 import json
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from pocqueue.deploy.facts.account import BECH32, PREFIX, has_checksum
 from pocqueue.deploy.facts.parts import UnexpectedAnswer, pairs, read_json, read_parts
-from pocqueue.deploy.words import Command, Secret
 
 _ADDRESS = re.compile(rf"\b{PREFIX}1[{BECH32}]{{38,58}}\b")
-_WORDS = re.compile(r"[a-z]{3,8}(?: [a-z]{3,8}){11,23}")
-_PROMPT = re.compile(r"^\s*(?:(?:Re-enter|Enter) keyring passphrase[^:]*:\s*)+")
 
 
 class KeyProblem(enum.Enum):
@@ -65,30 +57,8 @@ class KeyringFacts:
     others: frozenset[str] = frozenset()
 
 
-@dataclass(frozen=True, slots=True)
-class NewKey:
-    """A key that was just made.
-
-    Attributes:
-        name: of the key.
-        address: of its account.
-        public_key: base64 of its 33 bytes; empty: it was not said.
-        mnemonic: the words that it can be made of again; None: they were not said, and never will be.
-    """
-
-    name: str
-    address: str
-    public_key: str
-    mnemonic: Secret | None
-
-
-def keyring_facts(folder: str) -> Command:
-    """Return the command that lists a keyring, such as ``…/.inference/keyring-file``."""
-    return Command((folder,), script="keyring_facts", sudo=True)
-
-
 def read_keyring(text: str) -> KeyringFacts:
-    """Return what the command said.
+    """Return what `wallet_facts` said of the keyring.
 
     Raises:
         UnexpectedAnswer: something of it is not understood.
@@ -104,78 +74,11 @@ def read_keyring(text: str) -> KeyringFacts:
     )
 
 
-def read_new_key(name: str, stdout: str, stderr: str) -> NewKey:
-    """Return the key that `inferenced keys add` has made: YAML or JSON, on whichever of its two outputs.
-
-    Args:
-        name: that was asked for.
-        stdout: its output.
-        stderr: its other output, where prompts and the words may be.
-
-    Raises:
-        UnexpectedAnswer: it has no such key; the message never has the words.
-    """
-    fields = next(filter(None, (_fields(text) for text in (stdout, stderr))), None)
-    if fields is None or fields.get("name") != name:
-        raise UnexpectedAnswer(
-            "inferenced keys add", _without_words(stdout + stderr), f"a key {name!r}"
-        )
-    address = checked_address(str(fields.get("address") or ""))
-    words = str(fields.get("mnemonic") or "").strip() or next(_mnemonics(f"{stdout}\n{stderr}"), "")
-    return NewKey(
-        name,
-        address,
-        _public_key(fields.get("pubkey")),
-        Secret("MNEMONIC", words) if words else None,
-    )
-
-
-def _fields(text: str) -> dict[str, Any] | None:
-    """Return the fields of a key in an output, after the prompts that stand before it."""
-    for line in text.split("\n"):
-        line = _PROMPT.sub("", line).strip()
-        if line.startswith("{") and '"address"' in line:
-            try:
-                found = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(found, dict):
-                return found
-    rows = [_PROMPT.sub("", line) for line in text.split("\n")]
-    found = {}
-    for row in rows:
-        # `- name: x`, or `  name: x` in a list of one.
-        if match := re.fullmatch(r"(?:- |  )?(address|name|pubkey|type|mnemonic): *(.*?)\s*", row):
-            value = match[2]
-            found[match[1]] = (
-                value[1:-1]
-                if len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
-                else value
-            )
-    return found if "address" in found and "name" in found else None
-
-
-def _mnemonics(text: str) -> Iterator[str]:
-    for line in text.split("\n"):
-        if _WORDS.fullmatch(line.strip()):
-            yield line.strip()
-
-
 def _without_words(text: str) -> str:
     """Return a text for an error: without lines that could be, or have, the words of a key."""
     return "\n".join(
         line for line in text.split("\n") if len(line.split()) < 8 and "mnemonic" not in line
     )
-
-
-def _public_key(said: object) -> str:
-    """Return the key of what is printed for it: `{"@type": …, "key": …}`, as an object or as a text."""
-    if isinstance(said, str) and said.strip().startswith("{"):
-        try:
-            said = json.loads(said)
-        except ValueError:
-            return ""
-    return str(said.get("key") or "") if isinstance(said, dict) else ""
 
 
 def read_address(text: str) -> str:

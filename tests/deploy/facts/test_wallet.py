@@ -36,6 +36,23 @@ def test_accounts_are_read_without_a_password(tmp_path: Path) -> None:
     assert facts.addresses == {ADDRESS}
 
 
+def test_the_keyrings_folder(tmp_path: Path) -> None:
+    """Exactly the key's name, not one that begins alike; what is no folder is no keyring."""
+    (tmp_path / "docker-compose.yml").touch()
+    ring = tmp_path / ".inference" / "keyring-file"
+    ring.mkdir(parents=True)
+    for name in ("quick-newton-2.info", "0a1b.address", "keyhash"):
+        (ring / name).touch()
+    keyring = read(tmp_path)[0].keyring
+    assert keyring.exists
+    assert keyring.names == {"quick-newton-2"}
+    assert keyring.others == {"0a1b.address", "keyhash"}
+    ring.rename(tmp_path / "away")
+    ring.touch()
+    with pytest.raises(UnexpectedAnswer, match="the keyring's folder"):
+        read(tmp_path)
+
+
 @pytest.mark.parametrize("name", ["answer", "answer.new", "failed"])
 def test_words_are_never_read_with_it(name: str, tmp_path: Path) -> None:
     """Of an answer its hash alone; of a failure no line that could be words."""
