@@ -104,11 +104,6 @@ def model_facts(home: str, model: str, revision: str) -> Command:
     )
 
 
-def model_hashes(home: str, model: str) -> Command:
-    """Return the command that hashes all contents, which takes a minute for 100 GB or more."""
-    return Command((home, cache_folder(model)), script="model_hashes", sudo=True, timeout_s=7200)
-
-
 def read_model(text: str) -> ModelFacts:
     """Return what `model_facts` said.
 
@@ -197,40 +192,17 @@ def read_revision(text: str) -> str:
     return found
 
 
-def read_hashes(text: str) -> dict[str, str]:
-    """Return hashes of contents by the names of their blobs, from `model_hashes`.
-
-    Raises:
-        UnexpectedAnswer: a line is something else.
-    """
-    found = {}
-    for line in filter(None, text.split("\n")):
-        words = line.split(" ")
-        if len(words) != 2 or not all(_HASH.fullmatch(word) for word in words):
-            raise UnexpectedAnswer("model_hashes", line, "a hash and a blob")
-        found[words[1]] = words[0]
-    return found
-
-
-def damaged(hashes: Mapping[str, str]) -> tuple[str, ...]:
-    """Return the blobs whose content is not what their name says: these are removed and loaded again."""
-    return tuple(sorted(name for name, hash_hex in hashes.items() if name != hash_hex))
-
-
-def to_load(
-    facts: ModelFacts, listing: Iterable[HubFile], bad: Iterable[str] = ()
-) -> dict[str, str]:
+def to_load(facts: ModelFacts, listing: Iterable[HubFile]) -> dict[str, str]:
     """Return the files that are to be loaded, by their names, each with the reason.
 
     Args:
         facts: of the cache.
         listing: what the revision has.
-        bad: names of damaged blobs.
     """
     entries = {entry.name: entry for entry in facts.entries}
-    bad, wanted = frozenset(bad), dict[str, str]()
+    wanted = dict[str, str]()
     for file in listing:
-        if reason := _reason(facts, file, entries.get(file.name), bad):
+        if reason := _reason(facts, file, entries.get(file.name)):
             wanted[file.name] = reason
     for shard in facts.shards:
         if shard not in entries and shard not in wanted:
@@ -238,10 +210,8 @@ def to_load(
     return wanted
 
 
-def _reason(facts: ModelFacts, file: HubFile, entry: Entry | None, bad: frozenset[str]) -> str:
+def _reason(facts: ModelFacts, file: HubFile, entry: Entry | None) -> str:
     blob = facts.blobs.get(file.hash_hex)
-    if file.hash_hex in bad:
-        return "its content is damaged"
     if blob is not None and not blob.is_file:
         return "its content is a link to somewhere else"
     if blob is not None and blob.size_bytes != file.size_bytes:
@@ -258,14 +228,14 @@ def _reason(facts: ModelFacts, file: HubFile, entry: Entry | None, bad: frozense
     return ""
 
 
-def bytes_to_load(facts: ModelFacts, listing: Iterable[HubFile], bad: Iterable[str] = ()) -> int:
+def bytes_to_load(facts: ModelFacts, listing: Iterable[HubFile]) -> int:
     """Return how many bytes are missing; what is loaded by half is resumed, what has no link alone costs nothing."""
-    listing, bad = tuple(listing), frozenset(bad)
-    wanted = to_load(facts, listing, bad)
+    listing = tuple(listing)
+    wanted = to_load(facts, listing)
     missing = 0
     for file in {file.hash_hex: file for file in listing if file.name in wanted}.values():
         blob = facts.blobs.get(file.hash_hex)
-        if file.hash_hex in bad or blob is None or blob.size_bytes != file.size_bytes:
+        if blob is None or blob.size_bytes != file.size_bytes:
             missing += max(file.size_bytes - facts.incomplete.get(file.hash_hex, 0), 0)
     return missing
 

@@ -1,4 +1,4 @@
-# What the hub's cache has of a model: names and sizes, which takes no time; model_hashes.sh reads the contents.
+# What the hub's cache has of a model: names and sizes, which takes no time; load_model.sh reads the contents.
 # Arguments: HF_HOME; the folder's name, such as models--Qwen--Qwen3-32B-FP8; the revision.
 # Prints parts (facts/parts.py); facts/model.py reads them. Reads, and writes nothing.
 export LC_ALL=C

@@ -15,11 +15,8 @@ from pocqueue.deploy.facts.model import (
     ModelFacts,
     bytes_to_load,
     cache_folder,
-    damaged,
     lacks_space,
     model_facts,
-    model_hashes,
-    read_hashes,
     read_listing,
     read_model,
     to_load,
@@ -76,10 +73,6 @@ class Cache:
         """Read what is known of it, as a deployment does."""
         return read_model(run(*model_facts(str(self.home), MODEL, REVISION).argv()))
 
-    def hashes(self) -> dict[str, str]:
-        """Hash its contents, as a deployment does."""
-        return read_hashes(run(*model_hashes(str(self.home), MODEL).argv()))
-
 
 def run(*argv: str) -> str:
     """Return what a command prints, which has to end well."""
@@ -95,14 +88,11 @@ def cache(tmp_path: Path) -> Cache:
 
 
 def test_a_whole_model_is_whole(cache: Cache) -> None:
-    """Its hashes are its names; nothing is to be loaded."""
+    """Nothing is to be loaded."""
     facts = cache.facts()
     assert facts.outside == ()
     assert facts.shards == tuple(SHARDS)
     assert to_load(facts, LISTING) == {}
-    hashes = cache.hashes()
-    assert set(hashes) == {file.hash_hex for file in LISTING}
-    assert damaged(hashes) == ()
 
 
 def test_an_empty_cache_has_all_to_load(tmp_path: Path) -> None:
@@ -139,20 +129,6 @@ def test_a_cut_shard_is_loaded_again(cache: Cache) -> None:
     assert bytes_to_load(facts, LISTING) == 5000
 
 
-@pytest.mark.parametrize("name", [FIRST, "config.json"])
-def test_a_flipped_byte_is_found_and_one_file_loaded_again(name: str, cache: Cache) -> None:
-    """Of a large file or a small one; the size is right."""
-    data = bytearray(FILES[name])
-    data[len(data) // 2] ^= 1
-    cache.blob(name).write_bytes(data)
-    facts = cache.facts()
-    assert to_load(facts, LISTING) == {}
-    bad = damaged(cache.hashes())
-    assert bad == (name_of(name),)
-    assert to_load(facts, LISTING, bad) == {name: "its content is damaged"}
-    assert bytes_to_load(facts, LISTING, bad) == len(data)
-
-
 def test_a_link_that_is_missing_costs_no_bytes(cache: Cache) -> None:
     """Or one that leads to another content."""
     (cache.snapshot / FIRST).unlink()
@@ -177,7 +153,6 @@ def test_links_out_of_the_cache_are_not_followed(cache: Cache, tmp_path: Path) -
         FIRST: "its content is a link to somewhere else",
         "config.json": "leads to /etc/passwd, not to its content",
     }
-    assert name_of(FIRST) not in cache.hashes()
     moved = tmp_path / "moved"
     cache.folder.rename(moved)
     cache.folder.symlink_to(moved)
@@ -251,7 +226,7 @@ def test_space_for_what_is_missing(cache: Cache) -> None:
 
 
 def test_what_is_not_understood_is_an_error() -> None:
-    """Lines of find or hashes of another form."""
+    """Lines of find of another form."""
     with pytest.raises(UnexpectedAnswer, match="find"):
         read_model(
             answer(
@@ -264,5 +239,3 @@ def test_what_is_not_understood_is_an_error() -> None:
                 free="1 1",
             )
         )
-    with pytest.raises(UnexpectedAnswer, match="model_hashes"):
-        read_hashes("sha256sum: cannot read\n")
