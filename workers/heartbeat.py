@@ -21,8 +21,9 @@ logger = logging.getLogger(__name__)
 def check_free(pool: Pool, queue: str, is_stopping: Callable[[], bool] = lambda: False) -> None:
     """Return unless a live worker serves a queue: before an engine is loaded in vain, and beside the one that is there.
 
-    The record of a worker that was killed looks alive until its time to live is over; one that is alive beats meanwhile. A Redis
-    that does not answer has it left to `Heartbeat.start`.
+    The record of a worker that was killed looks alive until its time to live is over; one that is alive beats meanwhile. One that
+    drains is waited for: it was told to end, and whoever started this one means it to take over. A Redis that does not answer has
+    it left to `Heartbeat.start`.
 
     Args:
         pool: of the queues.
@@ -33,6 +34,7 @@ def check_free(pool: Pool, queue: str, is_stopping: Callable[[], bool] = lambda:
         QueueTaken: another live worker serves this queue.
     """
     first: Gpu | None = None
+    told = False
     while not is_stopping():
         try:
             other = next((gpu for gpu in pool.live() if gpu.queue == queue), None)
@@ -40,9 +42,19 @@ def check_free(pool: Pool, queue: str, is_stopping: Callable[[], bool] = lambda:
             return
         if other is None:
             return
-        first = first or other
-        if other.seen_ms != first.seen_ms:
-            raise _refusal(other)
+        if other.draining:
+            if not told:
+                told = True
+                logger.info(
+                    "%s waits for its worker of before (host %s, process %d), which finishes what it holds.",
+                    queue,
+                    other.host,
+                    other.pid,
+                )
+        else:
+            first = first or other
+            if other.seen_ms != first.seen_ms:
+                raise _refusal(other)
         time.sleep(_LOOK_S)
 
 

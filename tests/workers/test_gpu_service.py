@@ -106,6 +106,35 @@ def test_nothing_is_loaded_for_a_queue_that_is_served(settings: Settings, backen
     there.stop()
 
 
+def test_a_worker_that_drains_is_waited_for_and_followed(
+    settings: Settings, backend: Backend
+) -> None:
+    """Who restarts a worker while a batch runs gets the new one, and not a refusal that a supervisor takes as final."""
+    old = GpuService("gpu0", settings, print, load=loader(FakeEngine()))
+    old.start()
+    old.drain()
+    beats = {gpu.seen_ms for gpu in backend.pool.live()}
+    loaded = list[str]()
+
+    def load(on_progress: OnProgress) -> Engine:
+        loaded.extend(gpu.worker for gpu in backend.pool.all())
+        return FakeEngine()
+
+    def is_stopping() -> bool:
+        """Let the old one go once it was seen to be alive for two more heartbeats."""
+        beats.update(gpu.seen_ms for gpu in backend.pool.live())
+        if len(beats) == 3:
+            old.stop()
+        return False
+
+    service = GpuService("gpu0", settings, print, is_stopping, load)
+    service.start()
+    assert len(beats) >= 3
+    assert not loaded
+    assert len(backend.pool.live()) == 1
+    service.stop()
+
+
 def test_an_engine_is_loaded_once_a_killed_worker_counts_as_dead(
     settings: Settings, backend: Backend
 ) -> None:
