@@ -6,8 +6,12 @@ What is in the environment already wins, so that a file can hold the defaults of
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pocqueue.errors import SettingsError
+
+if TYPE_CHECKING:
+    from dotenv.parser import Binding
 
 
 def load_env_file(path: Path) -> None:
@@ -22,8 +26,9 @@ def load_env_file(path: Path) -> None:
     from dotenv.parser import parse_stream
 
     try:
-        text = path.read_text("utf-8")
-        bad = [found.original.line for found in parse_stream(io.StringIO(text)) if found.error]
+        # Editors of Windows begin a file with a mark, which would become part of the first name.
+        text = path.read_text("utf-8-sig")
+        bad = [line_of(found) for found in parse_stream(io.StringIO(text)) if _is_wrong(found)]
         wrong = f"whose line {bad[0]} is no assignment" if bad else None
     except (OSError, UnicodeDecodeError) as exc:
         reason = exc.strerror if isinstance(exc, OSError) else "it is not UTF-8 text"
@@ -34,3 +39,22 @@ def load_env_file(path: Path) -> None:
             "`export DELEGATION_PORT=9090`."
         )
     load_dotenv(stream=io.StringIO(text))
+
+
+def _is_wrong(found: Binding) -> bool:
+    """Say whether this is neither an assignment nor a comment, or one that no environment takes.
+
+    `export NAME` alone is taken, as shells do: it sets nothing. A name alone is a slip, such as `NAME:value`.
+    """
+    if found.error or (found.key is not None and "=" in found.key):
+        return True
+    alone = found.key is not None and found.value is None
+    exported = found.original.string.split()[:1] == ["export"]
+    return (alone and not exported) or "\0" in (found.key or "") + (found.value or "")
+
+
+def line_of(found: Binding) -> int:
+    """Return the line that this stands on: what the parser names is the first of the blank lines before it."""
+    text = found.original.string
+    blank = text[: len(text) - len(text.lstrip())]
+    return found.original.line + len(f"{blank}.".splitlines()) - 1

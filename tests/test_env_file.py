@@ -57,10 +57,21 @@ def test_the_environment_wins(path: Path) -> None:
     assert (os.environ["PQ_TEST_A"], os.environ["PQ_TEST_B"]) == ("environment", "")
 
 
+def test_a_mark_of_windows_editors_is_no_part_of_the_first_name(path: Path) -> None:
+    """It cannot be seen, and the first variable would be lost without a word."""
+    path.write_bytes(b"\xef\xbb\xbfPQ_TEST_A=1\r\n")
+    load_env_file(path)
+    assert os.environ["PQ_TEST_A"] == "1"
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [
         (b"A=1\nthis is no hunter2\n", "whose line 2 is no assignment"),
+        (b"A=1\n\n# why\n\n  \r\n  =hunter2\n", "whose line 6 is no assignment"),
+        (b"A=1\nPORT:hunter2\n", "whose line 2 is no assignment"),
+        (b"A=1\nB=hunter2\0\n", "whose line 2 is no assignment"),
+        (b"A=1\n'B=hunter2'=1\n", "whose line 2 is no assignment"),
         (b"\xff\xfe", "it is not UTF-8 text"),
         (None, "No such file"),
     ],

@@ -19,6 +19,7 @@ from typing import Any
 from pocqueue.deploy import rules
 from pocqueue.deploy.errors import ConfError, Problem
 from pocqueue.deploy.words import Secret
+from pocqueue.env_file import line_of
 from pocqueue.files import NotPrivate, read_private
 from pocqueue.words import shown
 
@@ -292,8 +293,7 @@ def read_texts(data: bytes) -> tuple[dict[str, tuple[int, str]], list[Problem]]:
     texts: dict[str, tuple[int, str]] = {}
     problems: list[Problem] = []
     for found in parse_stream(io.StringIO(content)):
-        source = found.original.string
-        line = found.original.line + source[: len(source) - len(source.lstrip())].count("\n")
+        line = line_of(found)
         if found.error:
             problems.append(Problem(line, "", "it is no NAME=value, or a quote is not closed."))
         elif found.key is not None:

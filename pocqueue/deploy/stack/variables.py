@@ -18,6 +18,7 @@ from dotenv.parser import parse_stream
 from pocqueue.deploy.conf import Conf
 from pocqueue.deploy.errors import BadUsage
 from pocqueue.deploy.words import Secret
+from pocqueue.env_file import line_of
 from pocqueue.errors import PocqueueError
 from pocqueue.files import NotPrivate, read_private
 from pocqueue.rounds.redis_server import RedisServer
@@ -117,7 +118,7 @@ def _more(path: Path) -> dict[str, str | Secret]:
     """
     known, found = _known(), dict[str, str | Secret]()
     for line in parse_stream(io.StringIO(_private(path, "POCQUEUE_ENV_FILE"))):
-        number = line.original.line
+        number = line_of(line)
         if line.error:
             raise BadUsage(f"{path}, line {number}: it is no NAME=value.")
         if (name := line.key) is None:

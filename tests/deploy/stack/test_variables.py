@@ -97,6 +97,7 @@ def test_a_shell_reads_what_was_meant(tmp_path: Path) -> None:
         ('DELEGATION_AUTH_TOKEN="it\'s one"\n', "without ' and"),
         ("DELEGATION_AUTH_TOKEN=\n", "that is not empty"),
         ("BROKEN LINE\n", "no NAME=value"),
+        ("\n\nBROKEN LINE\n", "line 3: it is no NAME=value"),
     ],
 )
 def test_what_may_not_be_in_the_file(text: str, said: str, tmp_path: Path) -> None:
