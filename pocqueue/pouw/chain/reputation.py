@@ -18,8 +18,6 @@ from pocqueue.pouw.chain.tasks import MILLION
 MISSED: Final = 100
 FAULT: Final = 2000
 PERIOD_BLOCKS: Final = 10_000
-#: Of one that nobody knows, in millionths.
-NEUTRAL: Final = MILLION // 2
 #: More is not counted, in hundredths.
 _MOST: Final = 2**40
 

@@ -26,7 +26,7 @@ from pocqueue.pouw.wire.hashes import tagged
 
 #: Number of points of either group: secrets are 1 … ORDER - 1.
 ORDER = 0x73EDA753299D7D483339D80809A1D80553BDA402FFFE5BFEFFFFFFFF00000001
-PUBLIC_KEY_BYTES, SIGNATURE_BYTES, MIN_SEED_BYTES = 48, 96, 32
+SIGNATURE_BYTES, MIN_SEED_BYTES = 96, 32
 
 # The generator of G1, compressed.
 _GENERATOR = BlstP1Element.uncompress(

@@ -49,10 +49,6 @@ class Manifest(Message, frozen=True, dict=True):
         little-endian."""
         return "0x" + tagged("manifest", self.size.to_bytes(8, "little"), *self.chunks).hex()
 
-    def chunk_bytes(self, index: int) -> int:
-        """Return the length of a chunk."""
-        return min(CHUNK_BYTES, self.size - index * CHUNK_BYTES)
-
 
 def name_of(data_hash: bytes) -> str:
     """Return how the chain names data whose manifest has this hash."""
