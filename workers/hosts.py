@@ -7,7 +7,6 @@ comes as a task: to `hosts` what any gateway can do, to `relay.NAME` what is for
 from __future__ import annotations
 
 import gc
-import logging
 from typing import TYPE_CHECKING, Any
 
 from celery import bootsteps
@@ -28,8 +27,6 @@ from workers.messenger import CeleryMessenger
 
 if TYPE_CHECKING:
     from pocqueue.hosts.gateway.service import GatewayService
-
-logger = logging.getLogger(__name__)
 
 
 #: One gateway a process.
