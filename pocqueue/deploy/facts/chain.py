@@ -26,7 +26,6 @@ class ChainStatus:
     network: str
     height: int
     is_catching_up: bool
-    latest_time: str = ""  #: of the newest block, RFC 3339
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +56,6 @@ def read_status(text: str) -> ChainStatus:
             str(node["network"]),
             int(sync["latest_block_height"]),
             sync["catching_up"],
-            str(sync.get("latest_block_time") or ""),
         )
     except (AttributeError, KeyError, TypeError, ValueError):
         raise UnexpectedAnswer(
