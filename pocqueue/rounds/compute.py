@@ -121,22 +121,6 @@ class Computation:
             self.backend.store.close(self.round_id, RoundState.STOPPED, "not wanted any more")
 
 
-def compute(backend: Backend, nonces: Sequence[int], **how: Any) -> Computed:
-    """Start a `Computation` and wait for it; whatever ends this, such as an exception, ends it.
-
-    Args:
-        how: as for `Computation.start`.
-
-    Raises:
-        PocqueueError: as `Computation.start` and `wait` do.
-    """
-    computation = Computation.start(backend, nonces, **how)
-    try:
-        return computation.wait()
-    finally:
-        computation.stop()
-
-
 def follow(
     backend: Backend,
     round_id: str,

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from pocqueue.rounds.compute import compute
 from pocqueue.rounds.proof_file import digest
+from tests.support.rounds import compute
 from tests.support.stack import Stack, pocqueue, pocqueue_here
 
 SMALL = ("--seq-len", "16", "--batch-size", "8", "--public-key", "key")

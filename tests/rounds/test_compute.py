@@ -12,11 +12,12 @@ import pytest
 from pocqueue.errors import InvalidRound, NoLiveGpu
 from pocqueue.poc.artifact.data import encode
 from pocqueue.rounds.backend import Backend
-from pocqueue.rounds.compute import Computation, compute
+from pocqueue.rounds.compute import Computation
 from pocqueue.rounds.spec import MAX_GIVEN, RoundState
 from tests.support.factories import make_spec
 from tests.support.fake_engine import FakeEngine
 from tests.support.live_pool import live_pool
+from tests.support.rounds import compute
 from tests.support.waiting import wait_until
 
 SEARCH: dict[str, Any] = {

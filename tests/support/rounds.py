@@ -8,6 +8,7 @@ from typing import Any
 
 from pocqueue.poc.proofs import Proofs
 from pocqueue.rounds.backend import Backend
+from pocqueue.rounds.compute import Computation, Computed
 from pocqueue.rounds.connection import OnRedis
 from pocqueue.rounds.records import (
     AssignedRange,
@@ -18,6 +19,15 @@ from pocqueue.rounds.records import (
 )
 from pocqueue.rounds.store import Keys, RoundStore
 from tests.support.factories import make_spec
+
+
+def compute(backend: Backend, nonces: Sequence[int], **how: Any) -> Computed:
+    """Start a `Computation`, as `Computation.start`, and wait for it; whatever ends this ends it."""
+    computation = Computation.start(backend, nonces, **how)
+    try:
+        return computation.wait()
+    finally:
+        computation.stop()
 
 
 def pass_deadline(backend: Backend, round_id: str) -> None:
