@@ -15,9 +15,9 @@ from sqlalchemy import insert
 
 from pocqueue.hosts import wallets
 from pocqueue.hosts.gateway.job_message import sleep_job
-from pocqueue.hosts.node_keys import NodeKey
 from pocqueue.hosts.store.database import FILE_NAME, Database, file_url
 from pocqueue.hosts.tables import job, node, node_gpu, wallet
+from tests.support.node_key import NodeKey
 
 #: Machines of one owner.
 NODES_PER_WALLET = 10

@@ -8,48 +8,11 @@ from __future__ import annotations
 
 import re
 import secrets
-from dataclasses import dataclass, field
-
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from pocqueue.hosts.errors import NodeKeyError
 
 _HEX_KEY = re.compile(r"[0-9a-f]{64}")
 _HEX_SIGNATURE = re.compile(r"[0-9a-f]{128}")
-
-
-@dataclass(frozen=True, slots=True)
-class NodeKey:
-    """A node's secret, as the agent has it. It shows its public half alone."""
-
-    _private: Ed25519PrivateKey = field(repr=False, compare=False)
-    public_hex: str  #: 64 hex digits
-
-    @classmethod
-    def generate(cls) -> NodeKey:
-        """Make a new one from the system's random generator."""
-        return cls.from_seed(secrets.token_bytes(32))
-
-    @classmethod
-    def from_seed(cls, seed: bytes) -> NodeKey:
-        """Return the key of a secret of 32 bytes, which is what an agent keeps in its file."""
-        private = Ed25519PrivateKey.from_private_bytes(seed)
-        raw = serialization.Encoding.Raw, serialization.PublicFormat.Raw
-        return cls(private, private.public_key().public_bytes(*raw).hex())
-
-    @property
-    def seed(self) -> bytes:
-        """The secret, 32 bytes."""
-        return self._private.private_bytes_raw()
-
-    def sign(self, text: bytes) -> str:
-        """Answer a challenge; return 128 hex digits.
-
-        Args:
-            text: of `wire.signed_text`.
-        """
-        return self._private.sign(text).hex()
 
 
 def new_nonce() -> str:

@@ -14,8 +14,8 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
 from pocqueue import __version__
-from pocqueue.hosts.node_keys import NodeKey
 from pocqueue.hosts.wire import origin_of, rotation_text, signed_text
+from tests.support.node_key import NodeKey
 from tests.support.waiting import PATIENCE_S
 
 HOST = {

@@ -9,9 +9,9 @@ from typing import Any
 from nacl.signing import SigningKey
 
 from pocqueue.hosts import wallets
-from pocqueue.hosts.node_keys import NodeKey
 from pocqueue.hosts.records import Attempt, Gpu, HostFacts, NewJob, Node
 from pocqueue.hosts.store import HostStore
+from tests.support.node_key import NodeKey
 
 _NUMBERS = count(1)
 

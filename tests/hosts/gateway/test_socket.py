@@ -17,7 +17,6 @@ from websockets.exceptions import ConnectionClosed
 
 from pocqueue import __version__
 from pocqueue.hosts.gateway.socket.agent_socket import AgentSocket
-from pocqueue.hosts.node_keys import NodeKey
 from pocqueue.hosts.reputation import HOUR_MS
 from pocqueue.hosts.store.bans import end_leases
 from pocqueue.hosts.tables import attempt, node
@@ -25,6 +24,7 @@ from pocqueue.hosts.wire import CloseCode, rotation_text, signed_text
 from pocqueue.web.websocket import LiveSocket
 from tests.hosts.agents import Agent, NewAgent, OldAgent
 from tests.hosts.gateway.conftest import Gateway
+from tests.support.node_key import NodeKey
 from tests.support.waiting import until, wait_until
 
 #: What asks nothing new of the database; the other tests run on both.

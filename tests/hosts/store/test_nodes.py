@@ -6,11 +6,11 @@ import pytest
 
 from pocqueue.hosts.errors import NodeDrained, NodeKeyError, TokenRefused, UnknownNode
 from pocqueue.hosts.leases import LEASE_MS
-from pocqueue.hosts.node_keys import NodeKey
 from pocqueue.hosts.records import Attempt, Gpu, Node
 from pocqueue.hosts.store import HostStore
 from pocqueue.hosts.store.nodes import Resumed
 from tests.hosts.parts import facts, gpus, joined, new_wallet, running, sleep
+from tests.support.node_key import NodeKey
 from tests.support.waiting import Clock
 
 

@@ -15,7 +15,6 @@ from pocqueue.hosts.errors import (
     WalletProofError,
     WalletRefused,
 )
-from pocqueue.hosts.node_keys import NodeKey
 from pocqueue.hosts.store import HostStore
 from pocqueue.hosts.store.owners import CHALLENGE_MS, MAX_TOKENS, SESSION_MS
 from pocqueue.hosts.tables import (
@@ -25,6 +24,7 @@ from pocqueue.hosts.tables import (
     wallet_session,
 )
 from tests.hosts.parts import Wallet, facts, gpus, joined, new_wallet
+from tests.support.node_key import NodeKey
 from tests.support.waiting import Clock
 
 URL = "https://hosts.example.com"
