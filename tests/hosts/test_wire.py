@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pocqueue.hosts import wire
-from pocqueue.hosts.wire import BadMessage, ErrorText, read_from_agent, read_from_gateway
+from pocqueue.hosts.wire import BadMessage, ErrorText, read_from_agent
 
 
 def read(**fields: Any) -> Any:
@@ -120,7 +120,6 @@ def test_what_older_agents_are_told() -> None:
         {"type": "ack", "message": "Job result received"},
         {"type": "error", "message": "Invalid token"},
     ]
-    assert [read_from_gateway(message.to_json()) for message in said] == said
 
 
 def test_every_message_comes_back_as_it_was_sent() -> None:
@@ -158,7 +157,8 @@ def test_every_message_comes_back_as_it_was_sent() -> None:
         wire.Upgrade(version="1.0", message="Install it."),
         wire.Replaced(),
     ]
-    assert [read_from_gateway(message.to_json()) for message in of_gateway] == of_gateway
+    for message in of_gateway:
+        assert type(message).model_validate_json(message.to_json()) == message
     assert '"hostInfo"' in of_agent[1].to_json()
     assert '"memoryMib"' in of_gateway[1].to_json()
 

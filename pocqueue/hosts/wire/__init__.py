@@ -67,7 +67,6 @@ from pocqueue.hosts.wire.from_gateway import (
     Challenge,
     Drain,
     Error,
-    FromGateway,
     Job,
     JobCancel,
     Key,
@@ -76,7 +75,6 @@ from pocqueue.hosts.wire.from_gateway import (
     Replaced,
     RotateKey,
     Upgrade,
-    read_from_gateway,
 )
 from pocqueue.hosts.wire.machine import (
     GpuLoad,
@@ -104,7 +102,6 @@ __all__ = [
     "Error",
     "ErrorText",
     "FromAgent",
-    "FromGateway",
     "GpuLoad",
     "Heartbeat",
     "Hello",
@@ -134,7 +131,6 @@ __all__ = [
     "one_line",
     "origin_of",
     "read_from_agent",
-    "read_from_gateway",
     "read_heartbeat",
     "rotation_text",
     "signed_text",

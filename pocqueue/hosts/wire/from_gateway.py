@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Literal
 
-from pydantic import Field, TypeAdapter
+from pydantic import Field
 
-from pocqueue.hosts.wire.fields import Message, read
+from pocqueue.hosts.wire.fields import Message
 
 
 class Challenge(Message):
@@ -114,30 +114,3 @@ class Replaced(Message):
     """Another socket is this node from now on; this one is closed and is not to come back by itself."""
 
     type: Literal["replaced"] = "replaced"
-
-
-FromGateway: TypeAlias = Annotated[
-    Challenge
-    | Registered
-    | RotateKey
-    | Key
-    | Job
-    | JobCancel
-    | Ack
-    | Error
-    | Drain
-    | Upgrade
-    | Replaced,
-    Field(discriminator="type"),
-]
-
-_FROM_GATEWAY: TypeAdapter[FromGateway] = TypeAdapter(FromGateway)
-
-
-def read_from_gateway(text: str | bytes) -> FromGateway:
-    """Read what the gateway has sent.
-
-    Raises:
-        BadMessage: it is none.
-    """
-    return read(_FROM_GATEWAY, text)
