@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import hashlib
 from dataclasses import dataclass
 
 from pocqueue.deploy.facts.chain import ChainStatus, read_status
@@ -37,10 +36,6 @@ class NodeFacts:
     edited_s: float | None
     waited_s: float | None
     has_store: bool = False
-
-    def hash_hex(self, name: str) -> str:
-        """Return the SHA-256 of a settings file."""
-        return hashlib.sha256(self.texts[name].encode()).hexdigest()
 
     @property
     def height(self) -> int:
