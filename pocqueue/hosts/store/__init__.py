@@ -60,7 +60,7 @@ class HostStore(Closing):
         self.places = Places(database, now_ms, offline_ms=self.offline_ms)
         self.leases = Leases(database, now_ms)
         self.tokens = Tokens(database, now_ms)
-        self.overview = Overview(database, now_ms)
+        self.overview = Overview(database)
 
     @classmethod
     def open(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -59,7 +59,6 @@ class Overview:
     """Reads for the page; changes nothing."""
 
     _db: Database
-    _now_ms: Callable[[], int]
 
     def standings(self, address: str) -> list[Standing]:
         """Return how the nodes of a wallet stand, newest first, without those that were revoked."""
