@@ -310,7 +310,7 @@ def _os_name() -> str:
         return platform.system()
 
 
-async def run_agent(options: Options, facts: GpuFacts | None = None) -> None:
+async def run_agent(options: Options) -> None:
     """Run an agent until SIGTERM or SIGINT; a second one ends it without waiting for its jobs.
 
     Raises:
@@ -323,7 +323,7 @@ async def run_agent(options: Options, facts: GpuFacts | None = None) -> None:
         sandbox = open_sandbox(options.sandbox, identity.folder)
         # The spool's lock is held: whatever is left is a dead agent's.
         await asyncio.to_thread(sandbox.clean)
-        agent = Agent(options, identity, spool, sandbox, facts or NvmlFacts())
+        agent = Agent(options, identity, spool, sandbox, NvmlFacts())
         loop, running = asyncio.get_running_loop(), asyncio.create_task(agent.run())
         was_told = False
 
