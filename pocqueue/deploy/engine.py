@@ -209,7 +209,6 @@ async def run_steps(
     *,
     first: int = 0,
     last: int = 99,
-    clock: Callable[[], float] = time.monotonic,
     now: Callable[[], str],
 ) -> None:
     """Do what is not done yet.
@@ -219,7 +218,6 @@ async def run_steps(
         steps: in order.
         first: phase to begin with; those before it have to be done.
         last: phase to end with.
-        clock: seconds.
         now: the time, as it is written down.
 
     Raises:
@@ -231,7 +229,7 @@ async def run_steps(
         elif phase <= last:
             section(host.out, phase)
             for step in found:
-                await _do_or_warn(host, step, clock, now)
+                await _do_or_warn(host, step, now)
 
 
 def section(out: Log, phase: int) -> None:
@@ -262,11 +260,9 @@ def is_optional(step: Step) -> bool:
     return bool(getattr(step, "is_optional", False))
 
 
-async def _do_or_warn(
-    host: Host, step: Step, clock: Callable[[], float], now: Callable[[], str]
-) -> None:
+async def _do_or_warn(host: Host, step: Step, now: Callable[[], str]) -> None:
     try:
-        await _do(host, step, clock, now)
+        await _do(host, step, now)
     except (StepFailed, UnexpectedAnswer) as exc:
         if not is_optional(step):
             raise
@@ -276,8 +272,8 @@ async def _do_or_warn(
         )
 
 
-async def _do(host: Host, step: Step, clock: Callable[[], float], now: Callable[[], str]) -> None:
-    begun = clock()
+async def _do(host: Host, step: Step, now: Callable[[], str]) -> None:
+    begun = time.monotonic()
     host.out.standing.begin(step.phase, step.name)
     host.out.check(f"{step.name}...")
     facts = await _look(host, step)
@@ -310,13 +306,13 @@ async def _do(host: Host, step: Step, clock: Callable[[], float], now: Callable[
                 raise
             is_last = True
         else:
-            facts = await _settled(host, step, plan, clock)
+            facts = await _settled(host, step, plan)
             if not step.is_done(facts):
                 raise StepFailed(
                     step.name, f"was done, but is not as it should be: {step.told(facts)}."
                 )
             break
-    host.journal.record_step(step.name, clock() - begun, now())
+    host.journal.record_step(step.name, time.monotonic() - begun, now())
     host.out.ok(f"{step.name}: {step.told(facts)}")
     _warn(host, step, facts)
 
@@ -326,15 +322,15 @@ def _warn(host: Host, step: Step, facts: Any) -> None:
         host.out.warn(f"{step.name}: {text}")
 
 
-async def _settled(host: Host, step: Step, plan: Plan, clock: Callable[[], float]) -> Any:
+async def _settled(host: Host, step: Step, plan: Plan) -> Any:
     """Return what is so after a change, as soon as it is as it should be, or when the time for that is up."""
-    until, pause_s = clock() + plan.wait_s, 0.1
+    until, pause_s = time.monotonic() + plan.wait_s, 0.1
     if plan.wait_s:
         host.out.info(f"{step.name}: waiting up to {plan.wait_s:.0f} s...")
     while True:
         host.memory.clear()
         facts = await _look(host, step)
-        if step.is_done(facts) or clock() >= until:
+        if step.is_done(facts) or time.monotonic() >= until:
             return facts
         await asyncio.sleep(min(pause_s, plan.every_s))
         pause_s *= 2

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import replace
 
 from pocqueue.deploy.conf import Conf
@@ -45,15 +45,12 @@ def wanted_of(conf: Conf) -> Wanted:
     )
 
 
-async def look_at_server(
-    host: Host, outside: Outside, *, now_s: Callable[[], float] = time.time
-) -> tuple[Check, ...]:
+async def look_at_server(host: Host, outside: Outside) -> tuple[Check, ...]:
     """Return the table of checks.
 
     Args:
         host: is read only.
         outside: looks at it as the world does, once something listens there.
-        now_s: this machine's clock.
 
     Raises:
         StepFailed: something cannot be read.
@@ -82,7 +79,7 @@ async def look_at_server(
     if (size := _size_to_come(volume, conf.volume_mount)) is not None:
         facts = replace(facts, free_bytes=size, size_bytes=size)
     # What that took on a busy server is no error of its clock.
-    here_s = facts.clock_s - await skew_s(host, now_s)
+    here_s = facts.clock_s - await skew_s(host)
     lacks = software.missing
     todo = remedy(software.docker, software.packages) if lacks else None
     seen = Seen(
@@ -108,19 +105,18 @@ async def _public_status(facts: SystemFacts, conf: Conf, outside: Outside) -> in
     return (await outside.get(f"{conf.public_url.rstrip('/')}/")).status
 
 
-async def skew_s(host: Host, now_s: Callable[[], float] = time.time) -> float:
+async def skew_s(host: Host) -> float:
     """Return by how much the server's clock is before this machine's.
 
     Args:
         host: is read only.
-        now_s: this machine's clock.
 
     Raises:
         StepFailed: its clock cannot be read.
     """
-    before_s = now_s()
+    before_s = time.time()
     said = await _read(host, Command(("date", "+%s.%N")))
-    after_s = now_s()
+    after_s = time.time()
     try:
         there_s = float(said)
     except ValueError:

@@ -109,7 +109,6 @@ async def run_job(
     *,
     state_dir: str = STATE_DIR,
     known: dict[str, str] | None = None,
-    clock: Callable[[], float] = time.monotonic,
 ) -> JobEnd:
     """Start a job, or find it running, and follow it to its end.
 
@@ -119,17 +118,16 @@ async def run_job(
         output: called with lines as they come.
         state_dir: folder there.
         known: by names of jobs the marks of their last starts whose end was known at the last look; is brought up to date.
-        clock: seconds.
 
     Raises:
         EndedMeanwhile: another one has ended since; nothing was begun.
         StepFailed: it does not start, takes longer than its command's time-out, stalls, or died without an exit code.
         Unreachable: the server is gone; the job goes on.
     """
-    begun = clock()
+    begun = time.monotonic()
     known = {} if known is None else known
     await _start(connection, job, state_dir, known)
-    offset, changed, looks = 0, clock(), 0
+    offset, changed, looks = 0, time.monotonic(), 0
     decode = codecs.getincrementaldecoder("utf-8")("replace").decode
     pending, tail = "", list[str]()
     while True:
@@ -139,7 +137,7 @@ async def run_job(
         # Counted in the server's bytes, not in characters that a cut one may become.
         part = min(size - offset, _PART_BYTES)
         if part > 0:
-            offset, changed = offset + part, clock()
+            offset, changed = offset + part, time.monotonic()
             pending += decode(text.encode())
             *lines, pending = pending.split("\n")
             if lines:
@@ -159,7 +157,7 @@ async def run_job(
                 "it ended without an exit code: the server was started anew, or it was killed. Run again.",
                 tail=tail,
             )
-        now = clock()
+        now = time.monotonic()
         if now - begun > job.command.timeout_s:
             reason = f"took more than {job.command.timeout_s:.0f} s"
         elif job.stall_s is not None and now - changed > job.stall_s:

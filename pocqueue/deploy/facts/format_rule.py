@@ -175,16 +175,13 @@ def _content(facts: DiskFacts, device: Device, rule: FormatRule) -> Iterator[str
         yield f"Only {samples.num_zero} of {NUM_SAMPLES} samples of {device.path} were seen."
 
 
-def format_volume(
-    facts: DiskFacts, rule: FormatRule, uuid: UUID, label: str = "pocqueue"
-) -> Command:
+def format_volume(facts: DiskFacts, rule: FormatRule, uuid: UUID) -> Command:
     """Return the command that formats the device, after it has asked all of this again.
 
     Args:
         facts: of the device, with samples.
         rule: the settings.
         uuid: of the new filesystem, recorded before: an interrupted run knows its own filesystem by it.
-        label: of the new filesystem.
 
     Raises:
         UnsafeDisk: something speaks against it.
@@ -202,6 +199,6 @@ def format_volume(
             device.sequence or "-",
             str(rule.min_bytes),
         ),
-        *(" ".join(rule.kinds), str(uuid), label, content),
+        *(" ".join(rule.kinds), str(uuid), "pocqueue", content),
     )
     return Command(words, script="format_volume", sudo=True, timeout_s=300)
