@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from pocqueue.deploy.facts.docker import MIN_COMPOSE, DockerFacts, numbers
-from pocqueue.deploy.facts.parts import UnexpectedAnswer, pairs, read_parts
+from pocqueue.deploy.facts.parts import UnexpectedAnswer, os_release, read_parts
 from pocqueue.deploy.words import Command
 
 #: Programs whose mere presence counts.
@@ -69,8 +68,7 @@ def read_packages(text: str) -> PackageFacts:
     """
     programs = ("docker", "nvidia-ctk", *_TOOLS, "apt-get")
     parts = read_parts(text, "os", *programs, "venv", "holder", "broken", "installing")
-    lines = [line for line in parts["os"].lines if not line.startswith("#")]
-    release = pairs("/etc/os-release", "\n".join(lines))
+    release = os_release(parts["os"])
     holder = parts["holder"].wanted().text.strip()
     if holder and not holder.isdecimal():
         raise UnexpectedAnswer("/proc/locks", holder, "a process")
@@ -82,9 +80,9 @@ def read_packages(text: str) -> PackageFacts:
     ):
         offered = read_policy(parts["offered"].text)
     return PackageFacts(
-        distribution=_unquoted(release.get("ID", "")),
-        release=_unquoted(release.get("VERSION_ID", "")),
-        codename=_unquoted(release.get("VERSION_CODENAME", "")),
+        distribution=release.get("ID", ""),
+        release=release.get("VERSION_ID", ""),
+        codename=release.get("VERSION_CODENAME", ""),
         programs=frozenset(name for name in programs if parts[name].exit_code == 0),
         has_venv=parts["venv"].exit_code == 0,
         apt_pid=int(holder) if holder else None,
@@ -92,13 +90,6 @@ def read_packages(text: str) -> PackageFacts:
         is_installing=bool(parts["installing"].text.strip()),
         offered=offered,
     )
-
-
-def _unquoted(value: str) -> str:
-    try:
-        return "".join(shlex.split(value))
-    except ValueError:
-        return value
 
 
 def read_policy(text: str) -> dict[str, str]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -145,6 +146,24 @@ def pairs(what: str, text: str) -> dict[str, str]:
             raise UnexpectedAnswer(what, line, "a line name=value")
         found[name] = value
     return found
+
+
+def os_release(part: Part) -> dict[str, str]:
+    """Return the fields of `/etc/os-release`, whose values may stand in quotes.
+
+    Raises:
+        UnexpectedAnswer: a line is none.
+    """
+    lines = [line for line in part.lines if not line.startswith("#")]
+    fields = pairs("/etc/os-release", "\n".join(lines))
+    return {name: _unquoted(value) for name, value in fields.items()}
+
+
+def _unquoted(value: str) -> str:
+    try:
+        return "".join(shlex.split(value))
+    except ValueError:
+        return value
 
 
 def unescaped(word: str) -> str:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from pocqueue.deploy.facts.parts import UnexpectedAnswer, pairs, read_parts
+from pocqueue.deploy.facts.parts import UnexpectedAnswer, os_release, pairs, read_parts
 from pocqueue.deploy.words import Command
 
 _LISTENER = re.compile(r"LISTEN\s+\d+\s+\d+\s+(\S+):(\d+)\s+\S+(?:\s+(.*))?")
@@ -110,9 +109,7 @@ def read_system(text: str) -> SystemFacts:
             "reach",
         ),
     )
-    release = pairs(
-        "/etc/os-release", "\n".join(line for line in parts["os"].lines if not line.startswith("#"))
-    )
+    release = os_release(parts["os"])
     memory = pairs("/proc/meminfo", parts["memory"].wanted().text)
     apt = pairs("the package manager's lock", parts["apt"].text)
     free = parts["free"].wanted().text.split()
@@ -120,8 +117,8 @@ def read_system(text: str) -> SystemFacts:
         raise UnexpectedAnswer("df", parts["free"].text, "free bytes, size and inodes")
     return SystemFacts(
         is_root=parts["id"].wanted().text.strip() == "0",
-        distribution=_unquoted(release.get("ID", "")),
-        release=_unquoted(release.get("VERSION_ID", "")),
+        distribution=release.get("ID", ""),
+        release=release.get("VERSION_ID", ""),
         kernel=parts["kernel"].wanted().text.strip(),
         clock_s=_int("date", parts["clock"].wanted().text),
         memory_bytes=_int("/proc/meminfo", memory["MemTotal"]) * 1024,
@@ -140,13 +137,6 @@ def read_system(text: str) -> SystemFacts:
         tools=frozenset(parts["tools"].lines),
         reached=tuple(sorted(map(_reached, parts["reach"].lines))),
     )
-
-
-def _unquoted(value: str) -> str:
-    try:
-        return "".join(shlex.split(value))
-    except ValueError:
-        return value
 
 
 def _listener(line: str) -> Listener:
