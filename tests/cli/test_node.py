@@ -22,6 +22,7 @@ from pocqueue.cli import app
 from pocqueue.errors import NodeError
 from pocqueue.node.keys import SigningKey
 from pocqueue.settings import DELEGATION_PREFIX
+from tests.support.ports import free_port
 from tests.support.waiting import wait_for_line, wait_until
 
 SERVE = [sys.executable, "-m", "pocqueue", "node", "serve"]
@@ -154,9 +155,7 @@ def status(url: str, *argv: str) -> Any:
 
 def test_no_node_there(other: Other) -> None:
     """Nobody, somebody else, and a node that cannot say."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{free.getsockname()[1]}"
+    url = f"http://127.0.0.1:{free_port()}"
     for place, answer, said in (
         (url, (200, ""), "start one with `pocqueue node serve`, or give its --url"),
         ("no url", (200, ""), "No small node answers at no url"),

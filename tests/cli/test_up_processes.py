@@ -23,7 +23,7 @@ from pocqueue.rounds.pool import Gpu
 from pocqueue.rounds.redis_server import RedisServer
 from pocqueue.settings import Settings
 from tests.support.commands import without_settings
-from tests.support.delegation_parts import free_port
+from tests.support.ports import free_port
 from tests.support.stack import QUICK
 from tests.support.waiting import PATIENCE_S, wait_until
 

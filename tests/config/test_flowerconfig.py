@@ -6,7 +6,6 @@ import base64
 import copy
 import os
 import re
-import socket
 import sys
 import urllib.error
 import urllib.parse
@@ -27,6 +26,7 @@ from flower.views.tasks import TASK_COLUMNS
 
 from pocqueue.rounds.redis_url import RedisUrl
 from tests.support.env_example import ROOT
+from tests.support.ports import free_port
 from tests.support.processes import running, wait_ready
 from tests.support.sentinels import failing_over
 from tests.support.tls import make_certificate
@@ -215,9 +215,7 @@ def queue_length(page: str, queue: str) -> int | None:
 
 def test_real_flower_shows_queues_and_tasks(redis_socket: Path, short_dir: Path) -> None:
     """It asks for the password, learns a later worker's queue, shows its tasks and its length."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     url = f"redis+socket://{redis_socket}?virtual_host=0"
     env: dict[str, Any] = {
         **os.environ,

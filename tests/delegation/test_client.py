@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from tests.support.delegation_server import BODY, TOKEN, Work, live_gpus
 from tests.support.factories import FINGERPRINT
 from tests.support.fixtures import SettingsFactory
 from tests.support.node import batch, big_node, legacy_big_node, make_round
+from tests.support.ports import free_port
 
 
 async def refusal(url: str, token: str = TOKEN, **options: Any) -> DelegationError:
@@ -152,9 +152,7 @@ async def test_our_big_node_knows_artifacts(
 
 async def test_what_is_not_there() -> None:
     """Nobody listens, no such host: the cause in the system's words, and what to check."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{free.getsockname()[1]}"
+    url = f"http://127.0.0.1:{free_port()}"
     error = await refusal(url)
     assert str(error) == (
         f"Connection refused. Check that the delegation service runs at {url}, that DELEGATION_URL is "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import socketserver
 import threading
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from typing_extensions import override
 
 from pocqueue.deploy.facts.http import Answer
 from pocqueue.deploy.outside import FromHere
+from tests.support.ports import free_port
 
 
 @contextmanager
@@ -39,13 +39,6 @@ def answering(answer: bytes | None) -> Iterator[int]:
             over.set()
             server.shutdown()
             thread.join()
-
-
-def free_port() -> int:
-    """Return a port that nobody listens on."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
 
 
 async def test_pages_and_ports_are_seen_as_they_are() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -23,6 +22,7 @@ from tests.support.engine_client import (
     passes_over,
     round_of,
 )
+from tests.support.ports import free_port
 from tests.support.served_server import BODY, Server, server_with
 from tests.support.waiting import until
 
@@ -725,9 +725,7 @@ async def test_posts_that_wait_are_bounded() -> None:
 @asynccontextmanager
 async def listening(server: Server) -> AsyncIterator[httpx.AsyncClient]:
     """Serve over a socket, whose other end may go away."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     app = server.http._transport.app  # type: ignore[attr-defined]
     uvicorn_server = uvicorn.Server(
         uvicorn.Config(app, port=port, lifespan="off", log_level="warning", ws="none")

@@ -17,18 +17,11 @@ from typing_extensions import override
 from pocqueue.node.keys import SigningKey
 from pocqueue.node.signing import verify_body
 from pocqueue.node.trial import receiver
+from tests.support.ports import free_port
 from tests.support.stack import Stack
 
 TOKEN = "a-token-of-the-tests-123"
 POW = "/api/v1/pow"
-
-
-def free_port() -> int:
-    """Return a port that nothing listens on."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-    return port
 
 
 class Chain:

@@ -16,7 +16,7 @@ from pocqueue.hosts.store import HostStore
 from pocqueue.rounds.redis_server import RedisServer
 from pocqueue.settings import HostsSettings, Settings
 from tests.support.commands import without_settings
-from tests.support.delegation_parts import free_port
+from tests.support.ports import free_port
 from tests.support.waiting import PATIENCE_S, wait_until
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import signal
-import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ from redis.backoff import ConstantBackoff, NoBackoff
 from redis.retry import Retry
 
 from pocqueue.rounds.store import Keys
+from tests.support.ports import free_port
 from tests.support.processes import REDIS_SERVER, answers_ping, wait_ready
 from tests.support.waiting import wait_until
 
@@ -34,7 +34,7 @@ class FailingOver:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.ports = {name: _free_port() for name in ("primary", "replica", "one", "two", "three")}
+        self.ports = {name: free_port() for name in ("primary", "replica", "one", "two", "three")}
         self.processes: dict[str, subprocess.Popen[str]] = {}
 
     @property
@@ -160,9 +160,3 @@ def failing_over(folder: Path) -> Iterator[FailingOver]:
         yield found
     finally:
         found.close()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -10,7 +10,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -25,6 +24,7 @@ import pytest
 from pocqueue.engine.torch_model.embedded import CONFIG, ensure_embedded_model
 from pocqueue.processes import child_exec
 from tests.support.commands import without_settings
+from tests.support.ports import free_port
 from tests.support.waiting import wait_until
 
 #: Generous: two cores may be busy with everything else of a CI run.
@@ -66,9 +66,7 @@ class VllmServer:
     """
 
     def __init__(self, model: Path, log: Path, env: dict[str, str], *args: str) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port: int = free.getsockname()[1]
+        self.port = free_port()
         self.log = log
         clean = without_settings()
         self._env = clean | {"VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1"} | env

@@ -22,7 +22,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
 from pocqueue.web.body_limit import BodyLimit
-from tests.support.delegation_parts import free_port
+from tests.support.ports import free_port
 from tests.support.waiting import wait_until
 from tests.web.guest_book.app import MAX_FAILURES, create_app
 from tests.web.guest_book.store import UPGRADES, GuestBook

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -28,6 +27,7 @@ from pocqueue.poc.artifact.scheme import Artifact
 from pocqueue.poc.batch import Batch
 from tests.support.engine_client import round_of
 from tests.support.factories import FINGERPRINT, OTHER_FINGERPRINT, make_info
+from tests.support.ports import free_port
 
 MAX_BATCH_SIZE = 16
 PATIENCE_S = 5.0
@@ -86,9 +86,7 @@ class Server:
         self.fingerprint = FINGERPRINT
         self.dtype = "float32"
         self.requests: list[tuple[str, str, str | None, Any]] = []
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port: int = free.getsockname()[1]
+        self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._http: QuietServer | None = None
         self._thread: threading.Thread | None = None
