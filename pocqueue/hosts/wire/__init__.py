@@ -27,9 +27,6 @@ from __future__ import annotations
 from pocqueue.hosts.protocol import (
     HEARTBEAT_S,
     MAX_GPUS,
-    MAX_JOBS,
-    MAX_MESSAGE_BYTES,
-    PROTOCOL,
     RESULT_RECEIVED,
     CloseCode,
     ErrorText,
@@ -40,8 +37,6 @@ from pocqueue.hosts.protocol import (
 from pocqueue.hosts.wire.fields import (
     MAX_LOG,
     BadMessage,
-    Isolation,
-    Kind,
     Message,
     one_line,
 )
@@ -87,10 +82,7 @@ from pocqueue.hosts.wire.machine import (
 __all__ = [
     "HEARTBEAT_S",
     "MAX_GPUS",
-    "MAX_JOBS",
     "MAX_LOG",
-    "MAX_MESSAGE_BYTES",
-    "PROTOCOL",
     "RESULT_RECEIVED",
     "Ack",
     "BadMessage",
@@ -107,7 +99,6 @@ __all__ = [
     "Hello",
     "HostGpu",
     "HostInfo",
-    "Isolation",
     "Job",
     "JobCancel",
     "JobLog",
@@ -116,7 +107,6 @@ __all__ = [
     "JobResult",
     "JobStarted",
     "Key",
-    "Kind",
     "Limits",
     "Message",
     "NewKey",
