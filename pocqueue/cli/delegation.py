@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import contextlib
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pocqueue.cli.options import EnvFile, Host, Json, Port, Watch
+from pocqueue.cli.options import EnvFile, Host, Json, PemFile, Port, Watch
 from pocqueue.cli.output import columns, console, print_json, seconds, show_status
 from pocqueue.words import counted
 
@@ -22,9 +21,6 @@ app = typer.Typer(
 )
 token_app = typer.Typer(help="Customers with tokens of their own.", no_args_is_help=True)
 app.add_typer(token_app, name="token", short_help="Add, list, revoke customers' tokens.")
-
-
-PemFile = Annotated[Path | None, typer.Option(help="PEM file, instead of the setting.")]
 
 
 @app.command(short_help="Serve sessions to small nodes.")

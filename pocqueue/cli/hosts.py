@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pocqueue.cli import host_jobs, host_money, host_nodes
-from pocqueue.cli.options import EnvFile, Host, Port
+from pocqueue.cli.options import EnvFile, Host, PemFile, Port
 from pocqueue.cli.output import console
 
 if TYPE_CHECKING:
@@ -23,8 +22,6 @@ app.add_typer(host_nodes.node_app, name="node", short_help="The machines that jo
 app.add_typer(host_jobs.app, name="job", short_help="Submit, list, show, cancel jobs.")
 app.command("audit", short_help="Compare the ledger with what it is about.")(host_money.audit)
 app.command("payout", short_help="Show or make payouts.")(host_money.payout)
-
-PemFile = Annotated[Path | None, typer.Option(help="PEM file, instead of the setting.")]
 
 
 @app.command(short_help="Serve owners and their machines.")

@@ -63,6 +63,7 @@ Port = Annotated[
     ),
 ]
 Host = Annotated[str | None, typer.Option(help="Address to listen on, instead of the setting.")]
+PemFile = Annotated[Path | None, typer.Option(help="PEM file, instead of the setting.")]
 
 Model = Annotated[
     str | None,
