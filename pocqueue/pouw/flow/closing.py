@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from typing import NamedTuple
 
 from msgspec.structs import replace
 
@@ -48,12 +47,6 @@ _TURN_MS = 5000
 _SIGN_S = 20.0
 
 _log = logging.getLogger(__name__)
-
-
-class _Count(NamedTuple):
-    correct: int
-    total: int
-    majority: int
 
 
 class Closings:
@@ -252,7 +245,7 @@ class Closings:
         """Return what this node says of a task whose training is over, unsigned."""
         # Who came when it was trained already does not know yet who worked before.
         await self._fill(task)
-        count, theta = _Count(0, 0, 0), ZERO
+        count, theta = (0, 0, 0), ZERO
         if num_slots:
             history = await self._at(task, num_slots)
             theta = weights_hash(history.weights)
@@ -260,7 +253,7 @@ class Closings:
                 # The hidden part is the evaluators'; what is built in has a test part that everybody knows.
                 part: PartName = "test" if record.shape is None else "val"
                 found = await self._core.trainer.accuracy(history.task, history.theta, part)
-                count = _Count(found.correct, found.total, found.majority)
+                count = (found.correct, found.total, found.majority)
         work = await self._slots.in_slots(self._work, task, num_slots)
         return Close(epoch, task, reason, num_slots, theta, *count, work, UNSIGNED)
 
