@@ -30,7 +30,6 @@ class Traffic:
     bytes_in: int = 0
     bytes_out: int = 0
     messages_in: int = 0
-    messages_out: int = 0
 
 
 class SlowReader(LinkError):
@@ -97,7 +96,6 @@ class Channel:
             body = self._deflater.deflate(body)
             head = header(kind, len(body), deflated=True)
         self._writer.write(head + body)
-        self._traffic.messages_out += 1
         self._traffic.bytes_out += len(head) + len(body)
 
     async def has_room(self) -> None:
