@@ -52,23 +52,19 @@ def check_close(close: Close) -> None:
     if close.reason >= len(REASONS):
         raise fault("reason", f"{close.reason}; allowed: 0 to {len(REASONS) - 1}.")
     if close.reason == TRAINED or close.total:
-        _check_count(close)
+        check_result(close)
     elif close.correct or close.majority:
         raise fault("result", "right answers of none.")
     if any(first[0] >= second[0] for first, second in pairwise(close.work)):
         raise fault("work", "its accounts are not ascending.")
 
 
-def check_result(result: Result) -> None:
+def check_result(count: Close | Result) -> None:
     """Return if these numbers can have come of an evaluation.
 
     Raises:
         InvalidTransaction: they cannot.
     """
-    _check_count(result)
-
-
-def _check_count(count: Close | Result) -> None:
     if not (count.correct <= count.total and 1 <= count.majority <= count.total):
         raise fault(
             "result",
