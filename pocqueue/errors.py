@@ -7,7 +7,7 @@ PocqueueError
 ├── NoLiveGpu, QueueTaken
 ├── EngineError: PassTooLarge, ModelNotFound, ModelMismatch, DeviceNotFound, EngineUnavailable
 ├── InvalidToken, TooManyFailures
-└── NodeError: KeyFileError, SignatureError, OutboxError, DelegationError, NodeStateError
+└── NodeError: NodeAway, KeyFileError, SignatureError, OutboxError, DelegationError, NodeStateError
 
 `http_status` is what an HTTP service answers with; a class without one of its own has its parent's.
 
@@ -228,6 +228,10 @@ class TooManyFailures(PocqueueError):
 
 class NodeError(PocqueueError):
     """Something about the small node."""
+
+
+class NodeAway(NodeError, ConnectionError):
+    """Nobody listens where a small node was asked for; one that is just starting will."""
 
 
 class KeyFileError(NodeError, ValueError):

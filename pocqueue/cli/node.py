@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from itertools import chain
 from pathlib import Path
@@ -12,7 +13,16 @@ import typer
 
 from pocqueue import strict_json
 from pocqueue.cli import outbox, trust
-from pocqueue.cli.options import BatchSize, EnvFile, Host, Json, Port, SeqLen, Watch
+from pocqueue.cli.options import (
+    BatchSize,
+    EnvFile,
+    Host,
+    Json,
+    Port,
+    SeqLen,
+    Watch,
+    check_output,
+)
 from pocqueue.cli.output import (
     EXIT_FAILED,
     EXIT_INTERRUPTED,
@@ -23,7 +33,14 @@ from pocqueue.cli.output import (
     seconds,
     show_status,
 )
-from pocqueue.errors import KeyFileError, ProofFileError, SignatureError
+from pocqueue.errors import (
+    InvalidRound,
+    KeyFileError,
+    PocqueueError,
+    ProofFileError,
+    SettingsError,
+    SignatureError,
+)
 from pocqueue.words import counted
 
 app = typer.Typer(
@@ -205,7 +222,8 @@ def try_node(
         float, typer.Option(min=1, max=3600, help="How long the round runs.")
     ] = 20.0,
     output: Annotated[
-        Path, typer.Option(help="File for the signed batches, one JSON a line.")
+        Path,
+        typer.Option(callback=check_output, help="File for the signed batches, one JSON a line."),
     ] = Path("signed.jsonl"),
     block_hash: Annotated[
         str | None, typer.Option(help="Of the round. [default: a new one]")
@@ -227,6 +245,9 @@ def try_node(
 
     from pocqueue.node.trial import Trial
 
+    if not math.isfinite(r_target):
+        # JSON has no such number, so it would never reach the node, which refuses all others.
+        raise InvalidRound("--r-target", r_target, "a number above 0")
     out = console()
     num_nonces = num_batches = 0
     trial = Trial(
@@ -238,8 +259,11 @@ def try_node(
         batch_size=batch_size,
     )
     try:
-        with trial, output.open("w") as file:
-            status = trial.start()
+        # For appending: what a trial before has written is kept until this one is under way.
+        with trial, output.open("a") as file:
+            status = trial.start(lambda text: console(stderr=True).print(escape(text)))
+            if output.is_file():
+                file.truncate(0)
             mode = "delegated" if status["delegation_mode"] else "searched by the node itself"
             out.print(
                 escape(
@@ -258,6 +282,12 @@ def try_node(
     except SignatureError as exc:
         print_error(str(exc))
         raise typer.Exit(EXIT_FAILED) from None
+    except OSError as exc:
+        if isinstance(exc, PocqueueError):
+            raise
+        raise SettingsError(
+            f"--output is {str(output)!r}, which cannot be written ({exc.strerror}); make room there, or name another file."
+        ) from None
     out.print(
         f"{counted(num_nonces, 'valid nonce')} in {counted(num_batches, 'signed batch')}, written to "
         f"{escape(str(output))}."

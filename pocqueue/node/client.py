@@ -8,7 +8,7 @@ import httpx
 from typing_extensions import override
 
 from pocqueue.closing import Closing
-from pocqueue.errors import NodeError
+from pocqueue.errors import NodeAway, NodeError
 
 
 class NodeClient(Closing):
@@ -33,6 +33,7 @@ class NodeClient(Closing):
         """Return how the node stands.
 
         Raises:
+            NodeAway: nobody listens there.
             NodeError: there is no small node, or it cannot say.
         """
         found = self._ask("GET", "/status", None, "cannot say how it stands")
@@ -55,7 +56,8 @@ class NodeClient(Closing):
         except (httpx.HTTPError, httpx.InvalidURL, ValueError, RecursionError) as exc:
             # An answer that is no JSON is not a small node's, whatever the decoder says of it.
             reason = str(exc) if isinstance(exc, httpx.HTTPError | httpx.InvalidURL) else ""
-            raise NodeError(
+            error = NodeAway if isinstance(exc, httpx.ConnectError) else NodeError
+            raise error(
                 f"No small node answers at {self.url} ({reason or type(exc).__name__}): start one with "
                 "`pocqueue node serve`, or give its --url."
             ) from None

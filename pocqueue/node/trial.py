@@ -19,7 +19,7 @@ from typing import Any
 from typing_extensions import override
 
 from pocqueue.closing import Closing
-from pocqueue.errors import NodeError, SignatureError
+from pocqueue.errors import NodeAway, NodeError, SignatureError
 from pocqueue.node.client import NodeClient
 from pocqueue.node.signing import verify_body
 
@@ -27,6 +27,8 @@ from pocqueue.node.signing import verify_body
 _MAX_BODY = 64 * 1024 * 1024
 #: Seconds that the last batches may take after the round was stopped.
 DRAIN_S = 30.0
+#: Seconds that a node which was started just before may take until it listens.
+START_S = 15.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,13 +67,16 @@ class Trial(Closing):
         self._server.server_close()
         self._node.close()
 
-    def start(self) -> dict[str, Any]:
+    def start(self, on_wait: Callable[[str], None] = lambda _text: None) -> dict[str, Any]:
         """Ask for the round; return the node's status.
+
+        Args:
+            on_wait: called once, with a line for people, if nobody listens there yet.
 
         Raises:
             NodeError: there is no node, it cannot, or it has another round at the moment.
         """
-        before = self._node.status()
+        before = self._status_once_it_listens(on_wait)
         if before["status"] in {"GENERATING", "VALIDATING"}:
             raise NodeError(
                 f"The node at {self._node.url} is {before['status']} for block {before['block_hash']}: it is not "
@@ -90,6 +95,23 @@ class Trial(Closing):
             "url": f"http://127.0.0.1:{self._server.server_port}/v1/poc-batches",
         }
         return dict(self._node.post("/init/generate", body)["pow_status"])
+
+    def _status_once_it_listens(self, on_wait: Callable[[str], None]) -> dict[str, Any]:
+        """Return the node's status; one that is just starting is waited for (`pocqueue node serve &` is the line before)."""
+        deadline = time.monotonic() + START_S
+        told = False
+        while True:
+            try:
+                return self._node.status()
+            except NodeAway:
+                if time.monotonic() > deadline:
+                    raise
+            if not told:
+                told = True
+                on_wait(
+                    f"Nothing listens at {self.url} yet; waiting {START_S:g} s for a node that is starting."
+                )
+            time.sleep(0.2)
 
     def batches(self, seconds: float) -> Iterator[Taken]:
         """Yield batches as they come, for some seconds.

@@ -19,11 +19,12 @@ from typer.testing import CliRunner
 from typing_extensions import override
 
 from pocqueue.cli import app
-from pocqueue.errors import NodeError
+from pocqueue.errors import InvalidRound, NodeError, SettingsError
+from pocqueue.node import trial
 from pocqueue.node.keys import SigningKey
 from pocqueue.settings import DELEGATION_PREFIX
 from tests.support.ports import free_port
-from tests.support.waiting import wait_for_line, wait_until
+from tests.support.waiting import PATIENCE_S, wait_for_line, wait_until
 
 SERVE = [sys.executable, "-m", "pocqueue", "node", "serve"]
 TOKEN = "a-token-of-the-tests-123"
@@ -119,7 +120,7 @@ class Other:
         answer: status and body of everything.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, port: int = 0) -> None:
         self.answer = (200, "<html>")
         other = self
 
@@ -134,7 +135,7 @@ class Other:
             def log_message(self, *_: object) -> None:
                 return
 
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
         self.url = f"http://127.0.0.1:{self.server.server_port}"
 
 
@@ -214,6 +215,67 @@ def test_the_node_is_found_by_its_config_env(
     monkeypatch.chdir(tmp_path)
     config = tmp_path / "config.env"
     config.write_text("export POCQUEUE_NODE_PORT=1\n")
+    monkeypatch.setattr(trial, "START_S", 0.0)
     done = CliRunner().invoke(app, ["node", command, "--env-file", str(config)])
     assert isinstance(done.exception, NodeError)
     assert "http://127.0.0.1:1" in str(done.exception)
+
+
+def test_a_trial_waits_for_a_node_that_is_just_starting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The README starts both in one breath; who pastes that is not told that there is no node."""
+    monkeypatch.setattr(trial, "START_S", PATIENCE_S)
+    others: list[Other] = []
+    said: list[str] = []
+
+    def starts(text: str) -> None:
+        said.append(text)
+        node = Other(port)
+        node.answer = (503, '{"detail": "Disk full."}')
+        others.append(node)
+        Thread(target=node.server.serve_forever).start()
+
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    try:
+        with (
+            trial.Trial(url=url, public_key="k", r_target=1.38, seq_len=16, batch_size=8) as asking,
+            pytest.raises(NodeError, match="Disk full"),
+        ):
+            asking.start(starts)
+    finally:
+        for node in others:
+            node.server.shutdown()
+            node.server.server_close()
+    (text,) = said
+    assert text.startswith(f"Nothing listens at {url} yet; waiting")
+
+
+@pytest.mark.parametrize("output", ["missing/signed.jsonl", "."])
+def test_a_trial_that_could_not_be_written_down_is_not_begun(
+    output: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No node is asked for a round whose batches have no place."""
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(app, ["node", "try", "--output", output])
+    assert isinstance(done.exception, SettingsError)
+    assert f"--output is {output!r}" in str(done.exception)
+
+
+def test_a_trial_for_which_there_is_no_node_leaves_the_file_of_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is emptied for batches that come, not before."""
+    monkeypatch.setattr(trial, "START_S", 0.0)
+    kept = tmp_path / "signed.jsonl"
+    kept.write_text("{}\n")
+    url = "http://127.0.0.1:1"
+    done = CliRunner().invoke(app, ["node", "try", "--url", url, "--output", str(kept)])
+    assert isinstance(done.exception, NodeError)
+    assert kept.read_text() == "{}\n"
+
+
+def test_a_target_that_json_cannot_say_is_refused_as_such() -> None:
+    """Not as a node that does not answer."""
+    done = CliRunner().invoke(app, ["node", "try", "--r-target", "nan"])
+    assert isinstance(done.exception, InvalidRound)
+    assert str(done.exception) == "--r-target is nan; allowed: a number above 0."
