@@ -24,6 +24,7 @@ from pocqueue.deploy.facts.volume import (
 )
 from pocqueue.deploy.journal import Undo
 from pocqueue.deploy.remote_job import Job
+from pocqueue.deploy.steps.mounted import looked
 from pocqueue.deploy.words import Command
 
 _NAMESPACE = uuid.UUID("6f2f9c5e-3a0e-4c55-9f0e-9d8b8e0a3c11")
@@ -93,15 +94,8 @@ async def look_at_volume(host: Host, *, samples: bool = False, garbage_serial: s
 async def _look(host: Host, *, samples: bool) -> DiskFacts:
     conf = host.conf
     command = disk_facts(conf.volume_device, conf.volume_mount, samples=samples)
-    found = await host.look(command)
-    if found.exit_code != 0 or found.is_cut:
-        raise StepFailed(
-            "volume",
-            "the disk cannot be looked at.",
-            exit_code_there=found.exit_code,
-            tail=found.tail,
-        )
-    return read_disk(conf.volume_device, conf.volume_mount, found.stdout)
+    found = await looked(host, "volume", command)
+    return read_disk(conf.volume_device, conf.volume_mount, found)
 
 
 async def formatted_volume(host: Host) -> Volume:
