@@ -12,7 +12,6 @@ class Reach(enum.Enum):
     PUBLIC = "from everywhere"
     LOOPBACK = "from the server itself"
     TLS = "behind TLS"
-    CONTAINERS = "from containers"
 
 
 @dataclass(frozen=True, slots=True)
