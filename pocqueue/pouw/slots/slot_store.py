@@ -209,11 +209,8 @@ class SlotStore(NodeFile):
 
     def newest(self) -> SignedCertificate | None:
         """Return the newest certificate, of whichever task, of those that were written last."""
-        query = "SELECT record FROM record ORDER BY rowid DESC LIMIT ?"
-        with self.transaction() as db:
-            rows = db.execute(query, (_LOOKED_AT,)).fetchall()
-        signed = [self.decoded(record, SlotRecord).signed for (record,) in rows]
-        return max(signed, key=lambda one: one.certificate.turn, default=None)
+        records = self.last(_LOOKED_AT)
+        return records[0].signed if records else None
 
     def counts(self, task: bytes, slots: range) -> list[int]:
         """Return how many messages certified slots in a row have, of those of them that are here."""
