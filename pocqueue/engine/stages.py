@@ -1,7 +1,4 @@
-"""A batch stage by stage: how long each takes by itself, with the engine's own kernels and model.
-
-See `profiled.Profiled`.
-"""
+"""A batch stage by stage: how long each takes by itself, with the engine's own kernels and model."""
 
 from __future__ import annotations
 
