@@ -77,7 +77,7 @@ async def look_at_server(host: Host, outside: Outside) -> tuple[Check, ...]:
     if need is not None:
         wanted = replace(wanted, model_bytes=need.num_bytes, largest_file_bytes=need.largest_bytes)
     if (size := _size_to_come(volume, conf.volume_mount)) is not None:
-        facts = replace(facts, free_bytes=size, size_bytes=size)
+        facts = replace(facts, free_bytes=size)
     # What that took on a busy server is no error of its clock.
     here_s = facts.clock_s - await skew_s(host)
     lacks = software.missing

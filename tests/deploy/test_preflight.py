@@ -36,7 +36,6 @@ SYSTEM = SystemFacts(
     memory_bytes=10**12,
     free_memory_bytes=9 * 10**11,
     free_bytes=18 * 10**11,
-    size_bytes=2 * 10**12,
     free_inodes=10**8,
     listeners=(Listener("0.0.0.0", 22, "sshd", 1),),  # noqa: S104
     apt_pid=None,

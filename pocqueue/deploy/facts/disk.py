@@ -46,13 +46,11 @@ class Mount:
 class Folder:
     """Where the disk is to be mounted."""
 
-    path: str
     real_path: str  #: after all symbolic links
     exists: bool = False
     is_folder: bool = False
     is_empty: bool = True
     owner: int = 0  #: number of the user
-    mode: int = 0o755
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +194,7 @@ def read_disk(device: str, mount: str, text: str) -> DiskFacts:
         swaps=tuple(unescaped(line) for line in parts["swaps"].wanted().lines),
         fstab_text=parts["fstab"].wanted().text,
         nodes=dict(map(_node, parts["nodes"].wanted().lines)),
-        folder=_folder(mount, pairs("stat", parts["folder"].wanted().text)),
+        folder=_folder(pairs("stat", parts["folder"].wanted().text)),
         fstab_errors=_fstab_errors(parts["verify"].lines),
     )
 
@@ -314,18 +312,16 @@ def _node(line: str) -> tuple[str, str]:
     return unescaped(path), number
 
 
-def _folder(path: str, said: dict[str, str]) -> Folder:
+def _folder(said: dict[str, str]) -> Folder:
     if "real" not in said:
         raise UnexpectedAnswer("readlink", str(said), "a path")
     if "kind" not in said:
-        return Folder(path, said["real"])
+        return Folder(said["real"])
     try:
-        owner, mode = int(said["uid"]), int(said["mode"], 8)
+        owner = int(said["uid"])
     except (KeyError, ValueError):
-        raise UnexpectedAnswer("stat", str(said), "an owner and a mode") from None
-    return Folder(
-        path, said["real"], True, said["kind"] == "directory", "entries" not in said, owner, mode
-    )
+        raise UnexpectedAnswer("stat", str(said), "an owner") from None
+    return Folder(said["real"], True, said["kind"] == "directory", "entries" not in said, owner)
 
 
 def _fstab_errors(lines: Iterable[str]) -> dict[str, tuple[str, ...]]:

@@ -47,12 +47,10 @@ class KeyringFacts:
     """The keyring's folder, which needs no password to be listed.
 
     Attributes:
-        exists: there is one.
         names: of its keys.
         others: files that are no keys, such as ``keyhash``.
     """
 
-    exists: bool
     names: frozenset[str]
     others: frozenset[str] = frozenset()
 
@@ -69,9 +67,7 @@ def read_keyring(text: str) -> KeyringFacts:
         raise UnexpectedAnswer("the keyring's folder", parts["folder"].text, "a folder")
     files = frozenset(parts["files"].wanted().lines)
     names = frozenset(name.removesuffix(".info") for name in files if name.endswith(".info"))
-    return KeyringFacts(
-        "kind" in folder, names, frozenset(name for name in files if not name.endswith(".info"))
-    )
+    return KeyringFacts(names, frozenset(name for name in files if not name.endswith(".info")))
 
 
 def _without_words(text: str) -> str:

@@ -41,7 +41,6 @@ class SystemFacts:
         memory_bytes: all of it.
         free_memory_bytes: what new programs can have.
         free_bytes: of the disk for the node's data.
-        size_bytes: of that disk.
         free_inodes: of that disk.
         listeners: None: `ss` is not there.
         apt_pid: process that holds the package manager's lock; None: nobody does.
@@ -60,7 +59,6 @@ class SystemFacts:
     memory_bytes: int
     free_memory_bytes: int
     free_bytes: int
-    size_bytes: int
     free_inodes: int
     listeners: tuple[Listener, ...] | None
     apt_pid: int | None
@@ -113,8 +111,8 @@ def read_system(text: str) -> SystemFacts:
     memory = pairs("/proc/meminfo", parts["memory"].wanted().text)
     apt = pairs("the package manager's lock", parts["apt"].text)
     free = parts["free"].wanted().text.split()
-    if len(free) != 3 or not {"MemTotal", "MemAvailable"} <= memory.keys():
-        raise UnexpectedAnswer("df", parts["free"].text, "free bytes, size and inodes")
+    if len(free) != 2 or not {"MemTotal", "MemAvailable"} <= memory.keys():
+        raise UnexpectedAnswer("df", parts["free"].text, "free bytes and inodes")
     return SystemFacts(
         is_root=parts["id"].wanted().text.strip() == "0",
         distribution=release.get("ID", ""),
@@ -124,9 +122,8 @@ def read_system(text: str) -> SystemFacts:
         memory_bytes=_int("/proc/meminfo", memory["MemTotal"]) * 1024,
         free_memory_bytes=_int("/proc/meminfo", memory["MemAvailable"]) * 1024,
         free_bytes=_int("df", free[0]),
-        size_bytes=_int("df", free[1]),
         # Some filesystems have no such number.
-        free_inodes=int(free[2]) if free[2].isdecimal() and free[2] != "0" else 1 << 40,
+        free_inodes=int(free[1]) if free[1].isdecimal() and free[1] != "0" else 1 << 40,
         listeners=tuple(map(_listener, parts["ports"].lines))
         if parts["ports"].exit_code == 0
         else None,

@@ -71,7 +71,7 @@ samples() {
 where() {
   echo "real=$(readlink -m -- "$folder")"
   [ -e "$folder" ] || return 0
-  stat --printf 'kind=%F\nuid=%u\nmode=%a\n' -- "$folder"
+  stat --printf 'kind=%F\nuid=%u\n' -- "$folder"
   [ -z "$(ls -A -- "$folder" | head -n 1)" ] || echo entries=1
 }
 

@@ -11,7 +11,7 @@ shift
 free() {
   at=$folder
   while [ ! -d "$at" ] && [ "$at" != / ]; do at=$(dirname -- "$at"); done
-  df -B1 --output=avail,size,iavail -- "$at" | tail -n 1
+  df -B1 --output=avail,iavail -- "$at" | tail -n 1
 }
 
 apt() {

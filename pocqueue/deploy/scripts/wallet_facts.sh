@@ -20,7 +20,7 @@ failure() {
 
 [ -e "$folder/docker-compose.yml" ] || exit 66
 # The keyring's folder, which needs no password to be listed; facts/keys.py reads these two.
-part folder sh -c '[ ! -e "$1" ] || stat --printf "kind=%F\nuid=%u\nmode=%a\n" -- "$1"' sh "$ring"
+part folder sh -c '[ ! -e "$1" ] || stat --printf "kind=%F\n" -- "$1"' sh "$ring"
 part files sh -c '[ ! -d "$1" ] || ls -A -- "$1"' sh "$ring"
 if is_being_made; then part maker echo running; else part maker echo none; fi
 part answer answer

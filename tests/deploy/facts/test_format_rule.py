@@ -297,7 +297,7 @@ READY = {
     "blkid": f"DEVNAME=/dev/vdc\nUUID={UUID}\nTYPE=ext4",
     "mounts": f"{MOUNTS}\n50 27 252:32 / /mnt/ssd rw - ext4 /dev/vdc rw",
     "fstab": f"{FSTAB}UUID={UUID} /mnt/ssd ext4 defaults,nofail 0 2\n",
-    "folder": "real=/mnt/ssd\nkind=directory\nuid=0\nmode=755\nentries=1",
+    "folder": "real=/mnt/ssd\nkind=directory\nuid=0\nentries=1",
 }
 
 
@@ -314,7 +314,7 @@ def test_what_was_mounted_before_is_not_unmounted_by_rollback() -> None:
     """It was not ours."""
     rule = FormatRule()
     for mounts, num in ((READY["mounts"], 0), (MOUNTS, 1)):
-        folder = "real=/mnt/ssd\nkind=directory\nuid=0\nmode=755"
+        folder = "real=/mnt/ssd\nkind=directory\nuid=0"
         parts = READY | {"mounts": mounts, "folder": folder}
         disk = read_disk("/dev/vdc", "/mnt/ssd", empty_disk(**parts))
         plan = MountVolume().plan(Volume(disk, str(UUID), "/mnt/ssd", rule))
@@ -342,9 +342,9 @@ def test_a_volume_that_differs_is_not_ready(part: str, text: str) -> None:
     ("parts", "sentence"),
     [
         ({"folder": "real=/home/x"}, "leads to /home/x"),
-        ({"folder": "real=/mnt/ssd\nkind=regular file\nuid=0\nmode=644"}, "is no folder"),
-        ({"folder": "real=/mnt/ssd\nkind=directory\nuid=1000\nmode=755"}, "the user number 1000"),
-        ({"folder": "real=/mnt/ssd\nkind=directory\nuid=0\nmode=755\nentries=1"}, "would hide"),
+        ({"folder": "real=/mnt/ssd\nkind=regular file\nuid=0"}, "is no folder"),
+        ({"folder": "real=/mnt/ssd\nkind=directory\nuid=1000"}, "the user number 1000"),
+        ({"folder": "real=/mnt/ssd\nkind=directory\nuid=0\nentries=1"}, "would hide"),
         (
             {"mounts": f"{MOUNTS}\n51 27 8:1 / /mnt/ssd rw - ext4 /dev/sda1 rw"},
             "/dev/sda1 (ext4) is mounted",

@@ -23,7 +23,7 @@ def system(**parts: str | tuple[str, int]) -> str:
         "kernel": "Linux 6.8.0-1 x86_64",
         "clock": "1795876515",
         "memory": "MemTotal=1056460000\nMemAvailable=1000000000",
-        "free": "1900000000000 1979120929996 120000000",
+        "free": "1900000000000 120000000",
         "ports": 'LISTEN 0 4096 0.0.0.0:22 0.0.0.0:* users:(("sshd",pid=700,fd=3))\nLISTEN 0 128 [::1]:6379 [::]:*',
         "apt": "",
         "reboot": "",
@@ -63,7 +63,7 @@ def test_a_server_in_trouble() -> None:
             reboot="reboot",
             ports=("", 127),
             synced="",
-            free="1 2 -",
+            free="1 -",
             id="1000",
         )
     )
@@ -100,7 +100,7 @@ def test_this_machine(tmp_path: Path) -> None:
         done = subprocess.run(argv, check=True, capture_output=True, text=True, timeout=120)
     facts = read_system(done.stdout)
     assert facts.kernel.startswith("Linux ")
-    assert facts.size_bytes > facts.free_bytes > 0
+    assert facts.free_bytes > 0
     assert dict(facts.reached) == {url: 0}
 
 

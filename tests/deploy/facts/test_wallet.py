@@ -26,7 +26,7 @@ def read(folder: Path) -> tuple[WalletFacts, str]:
 def test_accounts_are_read_without_a_password(tmp_path: Path) -> None:
     """From the names of the keyring's files."""
     (tmp_path / "docker-compose.yml").touch()
-    assert read(tmp_path)[0] == WalletFacts(KeyringFacts(False, frozenset()))
+    assert read(tmp_path)[0] == WalletFacts(KeyringFacts(frozenset()))
     ring = tmp_path / ".inference" / "keyring-file"
     ring.mkdir(parents=True)
     for name in ("me.info", f"{ACCOUNT}.address", "keyhash", "x.address"):
@@ -44,7 +44,6 @@ def test_the_keyrings_folder(tmp_path: Path) -> None:
     for name in ("quick-newton-2.info", "0a1b.address", "keyhash"):
         (ring / name).touch()
     keyring = read(tmp_path)[0].keyring
-    assert keyring.exists
     assert keyring.names == {"quick-newton-2"}
     assert keyring.others == {"0a1b.address", "keyhash"}
     ring.rename(tmp_path / "away")
