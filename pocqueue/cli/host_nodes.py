@@ -49,6 +49,8 @@ def node_list(
 ) -> None:
     """List the nodes: whose they are, what they have, whether they are there."""
     with open_store() as store:
+        if wallet is not None:
+            _check_address(wallet)
         nodes = [] if wallet is None else store.nodes.of_wallet(wallet)
         while wallet is None:
             page = store.nodes.listed(after=nodes[-1].id if nodes else None, limit=500)
@@ -130,6 +132,13 @@ def node_ban(
     for one in nodes:
         _tell(one, "end")
     console().print(f"Wallet {wallet} is banned, with {counted(len(ids), 'node')}.")
+
+
+def _check_address(wallet: str) -> None:
+    """Refuse what is no wallet's address: it would be one that has no nodes."""
+    from pocqueue.hosts import wallets
+
+    wallets.public_key(wallet)
 
 
 def _decide(node_id: str, state: NodeState, what: str) -> None:

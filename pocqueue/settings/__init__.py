@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationInfo, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from pocqueue.poc.fields import HttpUrl
@@ -206,7 +206,7 @@ class HostsSettings(EnvSettings):
     """address that the gateway listens on"""
     port: _Port = 3001
     """port of its page, its REST routes and its WebSocket; unset: that of `PORT`, if that is set"""
-    ws_port: _Port = 3002
+    ws_port: _Port = Field(default=3002, validate_default=True)
     """second port with the same, which agents know for their WebSocket; unset: that of `WS_PORT`, if that is set"""
     public_url: HttpUrl | None = None
     """where browsers find the gateway, such as `https://hosts.example.com`: a wallet signs it, and agents sign its host name; needed behind a proxy and on the internet. Unset: wallets sign in by an address or `localhost` alone, and agents may call it by any name"""
@@ -247,6 +247,15 @@ class HostsSettings(EnvSettings):
             if isinstance(given, dict) and field not in given and os.environ.get(variable):
                 given = given | {field: os.environ[variable]}
         return given
+
+    @field_validator("ws_port")
+    @classmethod
+    def _another_port(cls, port: int, info: ValidationInfo) -> int:
+        if port and port == info.data.get("port"):
+            raise ValueError(
+                "that is the first port, which has the WebSocket as well; choose another, or 0 for a free one"
+            )
+        return port
 
     @field_validator("admin_token")
     @classmethod

@@ -100,6 +100,9 @@ def test_draining_and_banning(store: HostStore, node: Node) -> None:
     assert "There is no such node" in refused("node", "ban", "x")
     for both in ([], [node.id, "--wallet", node.wallet]):
         assert "name one node, or a wallet" in refused("node", "ban", *both)
+    for command in ("ban", "list"):
+        slip = refused("node", command, "--wallet", f"{node.wallet}0")
+        assert "allowed: the address of a Solana wallet" in slip
     other = joined(store, connect=False)
     assert "with 1 node." in run("node", "ban", "--wallet", other.wallet).output
     assert store.nodes.get(other.id).state == "banned"

@@ -208,7 +208,11 @@ class Owners:
 
         Args:
             actor: ``admin`` or ``server``.
+
+        Raises:
+            WalletRefused: the wallet's address is none; one with a slip in it would be banned in place of the one that is meant.
         """
+        wallets.public_key(address)
         now_ms = self._now_ms()
         with self._db.write() as connection:
             new = self._db.insert(wallet).values(address=address)

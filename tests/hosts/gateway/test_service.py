@@ -86,6 +86,16 @@ def test_settings_by_the_names_of_others(
     monkeypatch.setenv("PORT", "many")
     with pytest.raises(SettingsError):
         HostsSettings.load()
+    monkeypatch.setenv("PORT", "4002")
+    with pytest.raises(
+        SettingsError, match="POCQUEUE_HOSTS_WS_PORT cannot be '4002': that is the first"
+    ):
+        HostsSettings.load()
+    monkeypatch.setenv("PORT", "3002")
+    monkeypatch.delenv("WS_PORT")
+    monkeypatch.delenv("POCQUEUE_HOSTS_WS_PORT")
+    with pytest.raises(SettingsError, match="that is the first"):
+        HostsSettings.load()
     monkeypatch.setenv("PORT", "4001")
     monkeypatch.setenv("POCQUEUE_HOSTS_ADMIN_TOKEN", "short")
     with pytest.raises(SettingsError, match="16 or more") as refused:
