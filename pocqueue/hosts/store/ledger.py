@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
 
-from sqlalchemy import Connection, String, and_, cast, except_, func, select, text, true
+from sqlalchemy import Connection, String, and_, cast, except_, func, select, text
 
 from pocqueue.hosts.errors import LedgerError, UnknownNode
 from pocqueue.hosts.leases import Outcome
@@ -97,18 +97,6 @@ class Ledger:
                 .group_by(ledger.c.node_id)
             ).all()
         return {node_id: int(micro) for node_id, micro in rows}
-
-    def entries(self, address: str, *, before: int | None = None, limit: int = 50) -> list[Entry]:
-        """Return rows of a wallet, newest first.
-
-        Args:
-            before: only rows with a lower id: for the next page, that of the last row.
-        """
-        older = true() if before is None else ledger.c.id < before
-        query = select(ledger).where(ledger.c.wallet == address, older)
-        with self._db.read() as connection:
-            rows = connection.execute(query.order_by(ledger.c.id.desc()).limit(limit))
-            return [Entry(**row) for row in rows.mappings()]
 
     def correct(self, node_id: str, micro: int, ref: str) -> bool:
         """Add a row that mends a mistake; return False if one with this `ref` is there already.

@@ -197,12 +197,6 @@ class Owners:
                 delete(wallet_session).where(wallet_session.c.hash == digest(secret))
             )
 
-    def is_proven(self, address: str) -> bool:
-        """Say whether somebody has shown that a wallet is his."""
-        with self._db.read() as connection:
-            proven = select(wallet.c.proven_ms).where(wallet.c.address == address)
-            return connection.execute(proven).scalar() is not None
-
     def ban(self, address: str, *, actor: str) -> list[str]:
         """Ban a wallet and its nodes, which lose what they were not paid yet; return the nodes' ids.
 

@@ -157,7 +157,7 @@ async def test_what_was_overheard_is_worth_nothing(gateway: Gateway) -> None:
         store = gateway.store
         return [
             *(store.nodes.of_wallet(gateway.wallet), gateway.jobs()),
-            *(store.ledger.entries(gateway.wallet), store.jobs.log(job["id"])),
+            *(store.overview.earnings(gateway.wallet), store.jobs.log(job["id"])),
         ]
 
     before = known()

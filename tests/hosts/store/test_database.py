@@ -201,11 +201,11 @@ def test_a_full_disk_is_named_and_nothing_is_lost(tmp_path: Path, clock: Clock) 
 
             with pytest.raises(DatabaseUnavailable, match=r"full\. Make room on its disk"):
                 write()
-            kept = len(store.ledger.entries(node.wallet, limit=2000))
+            kept = len(store.overview.earnings(node.wallet, limit=2000))
             assert store.nodes.get(node.id) == node
             filled.unlink()
             assert store.ledger.correct(node.id, 1, "room again")
-            assert len(store.ledger.entries(node.wallet, limit=2000)) == kept + 1
+            assert len(store.overview.earnings(node.wallet, limit=2000)) == kept + 1
             assert store.ledger.differences() == []
 
 

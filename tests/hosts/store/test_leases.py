@@ -109,7 +109,7 @@ def test_a_failed_job_is_over_and_unpaid(store: HostStore, clock: Clock) -> None
     done = store.leases.finish(job.id, node.id, Report("failed", exit_code=3))
     assert (done.job.state, done.job.reason) == (JobState.FAILED, "failed")
     assert (done.attempt.exit_code, done.attempt.micro) == (3, 0)
-    assert store.ledger.entries(node.wallet) == []
+    assert store.overview.earnings(node.wallet) == []
 
 
 def test_a_job_that_takes_too_long_is_nobodys_fault(store: HostStore, clock: Clock) -> None:

@@ -41,15 +41,15 @@ def test_corrections_are_rows_of_their_own(store: HostStore) -> None:
     node = joined(store)
     for n in range(1, 6):
         assert store.ledger.correct(node.id, -n, f"mistake {n}")
-    first = store.ledger.entries(node.wallet, limit=3)
+    first = [one.entry for one in store.overview.earnings(node.wallet, limit=3)]
     assert [entry.micro for entry in first] == [-5, -4, -3]
     assert not store.ledger.correct(node.id, -1, "mistake 1")
     with store.database.read() as connection:
         noted = connection.execute(select(audit.c.subject).order_by(audit.c.id)).scalars().all()
     mended = [subject for subject in noted if "mistake" in subject]
     assert mended == [f"{node.id} mistake {n}" for n in range(1, 6)]
-    rest = store.ledger.entries(node.wallet, before=first[-1].id)
-    assert [entry.ref for entry in rest] == ["mistake 2", "mistake 1"]
+    rest = store.overview.earnings(node.wallet, before=first[-1].id)
+    assert [one.entry.ref for one in rest] == ["mistake 2", "mistake 1"]
     with pytest.raises(UnknownNode):
         store.ledger.correct("x", 1, "y")
     for micro, ref in ((0, "y"), (1, "")):
