@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 _NUM_SEEDS = 3
 _NUM_MINERS, _NUM_LAPS, _BATCH, _HIDDEN = 3, 40, 512, (32,)
 _MULTIPLIER, _MAX_NORM, _TAU, _DELTA = 16.0, 1.0, 0.1, "1e-6"
-_TARGET = 0.9
 
 
 def pouw_privacy(effort: Effort = FULL) -> list[Figure]:
