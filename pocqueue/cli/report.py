@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pocqueue.engine.base import EngineInfo
+    from pocqueue.rounds.callbacks import CallbackProgress
     from pocqueue.rounds.records import ProofEntry, RoundStatus
     from pocqueue.rounds.spec import RoundSpec
 
@@ -67,6 +68,18 @@ def rows(status: RoundStatus, info: EngineInfo | None) -> list[tuple[str, str]]:
     return found
 
 
+def _callbacks(status: RoundStatus, progress: CallbackProgress) -> list[tuple[str, str]]:
+    """Return how far the callbacks of a round are, if it has any: nobody else tells whoever started it."""
+    if status.spec.callback_url is None:
+        return []
+    text = f"{progress.delivered:,} of {counted(status.valid, status.spec.proof.kept_noun)} posted"
+    if progress.aside:
+        text += f", {progress.aside:,} refused and tried again"
+    if progress.error and progress.delivered < status.valid:
+        text += f"; {progress.error}"
+    return [("callbacks", text)]
+
+
 def _asked(spec: RoundSpec) -> list[tuple[str, str]]:
     """Return who asked for what in particular."""
     found = [] if spec.asked_by is None else [("asked for by", spec.asked_by)]
@@ -78,16 +91,18 @@ def _asked(spec: RoundSpec) -> list[tuple[str, str]]:
 def print_round(
     status: RoundStatus,
     entries: Sequence[ProofEntry],
+    callbacks: CallbackProgress,
     info: EngineInfo | None = None,
     written: Path | None = None,
 ) -> None:
     """Print how a round stands, or went, with its best nonces.
 
     Args:
+        callbacks: how far they are.
         info: of its model; None: unknown by now.
         written: the proofs file.
     """
-    shown = rows(status, info)
+    shown = rows(status, info) + _callbacks(status, callbacks)
     proof = status.spec.proof
     for place, (nonce, value) in enumerate(best_nonces(status, entries)):
         text = f"{nonce:<20} {proof.noun} {proof.show(value)}"
@@ -124,13 +139,18 @@ def print_rounds(statuses: Sequence[RoundStatus]) -> None:
 
 
 def json_round(
-    status: RoundStatus, entries: Sequence[ProofEntry], written: Path | None
+    status: RoundStatus,
+    entries: Sequence[ProofEntry],
+    callbacks: CallbackProgress,
+    written: Path | None,
 ) -> dict[str, Any]:
     """Return what `print_round` shows, for `--json`."""
     field = status.spec.proof.field
+    posted = callbacks.model_dump(include={"delivered", "aside", "error"})
     return {
         **status.to_dict(),
         "best": [{"nonce": nonce, field: value} for nonce, value in best_nonces(status, entries)],
+        "callbacks": None if status.spec.callback_url is None else posted,
         "proofs_file": None if written is None else str(written),
     }
 

@@ -170,11 +170,12 @@ def status(round_id: RoundId, as_json: Json = False) -> None:
     with _open() as backend:
         found = _find(backend, round_id)
         entries = list(backend.store.iter_proofs(found))
+        posted = backend.callbacks.progress(found.round_id)
         if as_json:
             coverage = backend.store.coverage(found.round_id)
-            print_json(json_round(found, entries, None) | {"coverage": coverage})
+            print_json(json_round(found, entries, posted, None) | {"coverage": coverage})
         else:
-            print_round(found, entries, _info(backend, found))
+            print_round(found, entries, posted, _info(backend, found))
 
 
 @app.command()
@@ -353,10 +354,11 @@ def finish(
         output /= f"{round_id}.json"
     entries = list(backend.store.iter_proofs(found))
     info = _write(backend, found, entries, output)
+    posted = backend.callbacks.progress(round_id)
     if as_json:
-        print_json(json_round(found, entries, output))
+        print_json(json_round(found, entries, posted, output))
     else:
-        print_round(found, entries, info, output)
+        print_round(found, entries, posted, info, output)
     return EXIT_OK
 
 

@@ -219,7 +219,9 @@ def test_proofs_are_written_read_and_recomputed(backend: Backend, tmp_path: Path
 def test_people_are_shown_its_facts(backend: Backend, capsys: pytest.CaptureFixture[str]) -> None:
     """In the tables of the command line."""
     status = searched(backend, backend.store.create(vector_spec()))
-    print_round(status, list(backend.store.iter_proofs(status)))
+    print_round(
+        status, list(backend.store.iter_proofs(status)), backend.callbacks.progress(status.round_id)
+    )
     shown = capsys.readouterr().out
     assert ["vector", "size", "3"] in [line.split() for line in shown.splitlines()]
     assert "vector 1.000000 1.125000 1.250000" in shown
