@@ -21,13 +21,22 @@ from pocqueue.pouw.chain.signatures import sign
 from pocqueue.pouw.chain.store import ChainStore
 from pocqueue.pouw.chain.validate import validate
 from pocqueue.pouw.errors import InvalidBlock
-from pocqueue.pouw.slots.certificate import certify, membership
+from pocqueue.pouw.slots.certificate import membership
 from pocqueue.pouw.slots.draws import base_nonce, draws
 from pocqueue.pouw.wire.blocks import Block, Header, Trained
 from pocqueue.pouw.wire.hashes import ZERO, merkle_root
 from pocqueue.pouw.wire.slots import Certificate, Iteration, SlotRecord
 from pocqueue.pouw.wire.transactions import Body, Faucet, Transaction
-from tests.pouw.support import GENESIS as FREE, account, group_key, key, signed, ticket, transfer
+from tests.pouw.support import (
+    GENESIS as FREE,
+    account,
+    certify,
+    group_key,
+    key,
+    signed,
+    ticket,
+    transfer,
+)
 
 _replace = msgspec.structs.replace
 #: `dev`, with every second draw a block.

@@ -19,6 +19,7 @@ from pocqueue.pouw.chain.tasks import parse_requirements
 from pocqueue.pouw.committee.dealing import Dealer
 from pocqueue.pouw.slots import bls
 from pocqueue.pouw.wire.codec import encode
+from pocqueue.pouw.wire.slots import Certificate, SignedCertificate, beacon_digest
 from pocqueue.pouw.wire.statements import UNSIGNED, statement_digest
 from pocqueue.pouw.wire.transactions import (
     Body,
@@ -170,3 +171,11 @@ def coins(state: State) -> int:
     amounts = [*balances, *stakes, *escrow, state.supply.pool]
     assert min(amounts) >= 0
     return sum(amounts)
+
+
+def certify(secret: bls.SecretKey, certificate: Certificate) -> SignedCertificate:
+    """Return a certificate with its signature and its slot's beacon, by a group key of one member."""
+    place = (certificate.network, certificate.epoch, certificate.task, certificate.slot)
+    return SignedCertificate(
+        certificate, secret.sign(certificate.word), secret.sign(beacon_digest(*place))
+    )

@@ -35,13 +35,6 @@ class Committee(Protocol):
         """BLS key that it signs with, 48 bytes."""
 
 
-def certify(secret: bls.SecretKey, certificate: Certificate) -> SignedCertificate:
-    """Return a certificate with its signature and its slot's beacon, by a group key of one member."""
-    return SignedCertificate(
-        certificate, secret.sign(certificate.word), secret.sign(_beacon_digest(certificate))
-    )
-
-
 def verify_signed(signed: SignedCertificate, committee: Committee) -> None:
     """Return if signature and beacon are the committee's.
 
@@ -57,7 +50,8 @@ def verify_signed(signed: SignedCertificate, committee: Committee) -> None:
             f"a certificate of slot {certificate.slot} is of epoch {certificate.epoch}; due: {committee.epoch}.",
         )
     word = (certificate.word, signed.signature)
-    beacon = (_beacon_digest(certificate), signed.beacon)
+    place = (certificate.network, certificate.epoch, certificate.task, certificate.slot)
+    beacon = (beacon_digest(*place), signed.beacon)
     if bls.verify_all(committee.group_key, (word, beacon)):
         return
     if not bls.verify(committee.group_key, *word):
@@ -149,7 +143,3 @@ def verify_progress(certificate: Certificate, parent: Certificate) -> None:
         raise SlotError("anchor", f"slot {slot}'s does not build on its predecessor's.")
     if certificate.time_ms < parent.time_ms:
         raise SlotError("time", f"slot {slot} is earlier than its predecessor.")
-
-
-def _beacon_digest(certificate: Certificate) -> bytes:
-    return beacon_digest(certificate.network, certificate.epoch, certificate.task, certificate.slot)

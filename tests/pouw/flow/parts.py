@@ -28,7 +28,6 @@ from pocqueue.pouw.flow.slots import SlotFlow
 from pocqueue.pouw.flow.sync import Sync
 from pocqueue.pouw.p2p.frames import Kind
 from pocqueue.pouw.p2p.service import PeerInfo
-from pocqueue.pouw.slots.certificate import certify
 from pocqueue.pouw.slots.history import Checkpoint, SlotHistory
 from pocqueue.pouw.slots.slot_store import SlotStore
 from pocqueue.pouw.slots.task import LAP
@@ -47,7 +46,7 @@ from pocqueue.pouw.wire.requests import (
 from pocqueue.pouw.wire.slots import Certificate, SignedCertificate, SlotRecord
 from pocqueue.pouw.wire.transactions import Faucet, Release
 from tests.pouw.blocks import FILLER, GENESIS, founding_block, sent, trained
-from tests.pouw.support import account, group_key, key, ticket
+from tests.pouw.support import account, certify, group_key, key, ticket
 
 PEER = PeerInfo(account("peer"), "peer", "miner", "127.0.0.1", 1, None, True, 0.0)
 Answer = Callable[[bytes], bytes]

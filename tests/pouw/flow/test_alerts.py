@@ -13,13 +13,12 @@ from pocqueue.pouw.flow.life import Life
 from pocqueue.pouw.flow.orders import Orders
 from pocqueue.pouw.flow.slot_sync import SlotSync
 from pocqueue.pouw.security import SecuritySystem
-from pocqueue.pouw.slots.certificate import certify
 from pocqueue.pouw.wire.blocks import Block, Trained
 from pocqueue.pouw.wire.codec import encode
 from pocqueue.pouw.wire.slots import SignedCertificate, SlotRecord
 from tests.pouw.blocks import paid, trained
 from tests.pouw.flow.parts import PEER, Parts, Signed, follow, parts
-from tests.pouw.support import account, group_key
+from tests.pouw.support import account, certify, group_key
 
 
 def _watched(node: Parts) -> list[dict[str, Any]]:

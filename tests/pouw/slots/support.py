@@ -13,7 +13,6 @@ from pocqueue.node.keys import SigningKey
 from pocqueue.pouw.chain.records import Committee
 from pocqueue.pouw.chain.signatures import account_of, sign
 from pocqueue.pouw.slots import bls
-from pocqueue.pouw.slots.certificate import certify
 from pocqueue.pouw.slots.collector import Anchor, Collector
 from pocqueue.pouw.slots.history import Advance, Lane, SlotHistory
 from pocqueue.pouw.slots.maps import decode_map, encode_map, map_hash
@@ -22,6 +21,7 @@ from pocqueue.pouw.slots.weights import weights_end, weights_from
 from pocqueue.pouw.wire.hashes import ZERO
 from pocqueue.pouw.wire.requests import IterationWithMap
 from pocqueue.pouw.wire.slots import Certificate, Iteration
+from tests.pouw.support import certify
 
 NETWORK = b"n" * 32
 #: 650 weights.

@@ -10,7 +10,6 @@ from msgspec.structs import replace
 from pocqueue.pouw.errors import SlotError
 from pocqueue.pouw.slots import bls
 from pocqueue.pouw.slots.certificate import (
-    certify,
     membership,
     verify_link,
     verify_signed,
@@ -23,6 +22,7 @@ from pocqueue.pouw.wire.slots import (
     SlotRecord,
     beacon_digest,
 )
+from tests.pouw.support import certify
 
 _NETWORK, _TASK, _ANCHOR = b"n" * 32, b"t" * 32, b"a" * 32
 _SECRET, _STRANGER = bls.SecretKey(1234567), bls.SecretKey(7654321)

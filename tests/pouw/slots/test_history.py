@@ -9,7 +9,6 @@ import pytest
 from msgspec.structs import replace
 
 from pocqueue.pouw.errors import SlotError
-from pocqueue.pouw.slots.certificate import certify
 from pocqueue.pouw.slots.history import Advance, Checkpoint, SlotHistory
 from pocqueue.pouw.slots.task import LapSlot, Noise
 from pocqueue.pouw.slots.weights import first_weights, weights_bytes
@@ -18,6 +17,7 @@ from pocqueue.pouw.wire.hashes import merkle_root
 from pocqueue.pouw.wire.requests import IterationWithMap
 from pocqueue.pouw.wire.slots import SlotRecord
 from tests.pouw.slots.support import KEYS, LANES, NETWORK, SECRET, TASK, decided, grow, message
+from tests.pouw.support import certify
 
 _SPAN = 20
 

@@ -13,7 +13,6 @@ from msgspec.structs import replace
 
 from pocqueue.node.keys import SigningKey
 from pocqueue.pouw.errors import NodeDataError, SlotError
-from pocqueue.pouw.slots.certificate import certify
 from pocqueue.pouw.slots.history import Advance, SlotHistory
 from pocqueue.pouw.slots.miner import LaneMiner
 from pocqueue.pouw.slots.slot_store import SLOTS_NAME, SlotStore
@@ -35,6 +34,7 @@ from tests.pouw.slots.support import (
     made_up,
     message,
 )
+from tests.pouw.support import certify
 
 
 def _written(store: SlotStore, num_slots: int) -> tuple[SlotHistory, list[Advance]]:
