@@ -216,6 +216,9 @@ def test_the_state_folder_is_absolute(monkeypatch: pytest.MonkeyPatch, tmp_path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("POCQUEUE_STATE_DIR", "here")
     assert Settings.load().state_dir == tmp_path / "here"
+    monkeypatch.setenv("POCQUEUE_STATE_DIR", "")
+    with pytest.raises(SettingsError, match="POCQUEUE_STATE_DIR cannot be '': allowed is a folder"):
+        Settings.load()
 
 
 def test_settings_cannot_be_changed() -> None:

@@ -110,6 +110,14 @@ class Settings(EnvSettings):
         networks = (part.strip() for part in (text or "").split(","))
         return ",".join(str(ip_network(one)) for one in networks if one) or None
 
+    @field_validator("state_dir", mode="before")
+    @classmethod
+    def _is_named(cls, path: object) -> object:
+        # It would be whatever folder the process stands in, with keys and all.
+        if path == "":
+            raise ValueError("allowed is a folder's path; unset it for the default")
+        return path
+
     @field_validator("state_dir")
     @classmethod
     def _absolute(cls, path: Path) -> Path:
