@@ -96,9 +96,9 @@ def calibrate(
     from pocqueue.poc.artifact.scheme import Artifact
     from pocqueue.settings import Settings
 
-    check_count("samples", samples, MAX_SAMPLES)
     blocks = made_up_blocks() if block_hash is None else [block_hash]
     with option_names():
+        check_count("samples", samples, MAX_SAMPLES)
         parameters = proof_options(
             proof,
             valid_rate=valid_rate,
@@ -127,10 +127,12 @@ def calibrate(
             report = calibrate_artifacts(settings, backend, draft, model, samples)
             show(report, as_json=as_json)
             return
-        if backend is None:
-            source = _local_source(settings, draft, model, stack)
-        else:
-            source = _pool_source(backend, draft, model)
+        with option_names():
+            if backend is None:
+                source = _local_source(settings, draft, model, stack)
+            else:
+                source = _pool_source(backend, draft, model)
+        if backend is not None:
             note_unlike(settings, source.info)
         found = _sample(source, draft, blocks)
     distances = [d for block in found.values() for d in block]

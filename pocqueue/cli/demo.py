@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from pocqueue.cli.options import Model, Output, ValidRate, Window, default_output
+from pocqueue.cli.options import (
+    Model,
+    Output,
+    ValidRate,
+    Window,
+    default_output,
+    option_names,
+)
 from pocqueue.cli.output import console, note_unlike
 from pocqueue.cli.watch import Interrupts
 
@@ -31,8 +38,9 @@ def demo(
 
     Uses the pool if GPUs are live already.
     """
-    from pocqueue.cli.round import calibrated, finish
+    from pocqueue.cli.round import CALIBRATION_SAMPLES, calibrated, finish
     from pocqueue.errors import StoreUnavailable
+    from pocqueue.measure.valid_rate import check_valid_rate
     from pocqueue.processes.tree import stop_signals
     from pocqueue.rounds.backend import Backend
     from pocqueue.rounds.start import decided, deployed_model, draft_spec
@@ -40,7 +48,9 @@ def demo(
 
     # The demonstration's own block: another one each time, as on a chain.
     block_hash = hashlib.sha256(str(time.time_ns()).encode()).hexdigest()
-    draft = draft_spec(block_hash=block_hash, public_key="demo", window_s=window)
+    with option_names():
+        check_valid_rate(valid_rate, CALIBRATION_SAMPLES)
+        draft = draft_spec(block_hash=block_hash, public_key="demo", window_s=window)
     settings = Settings.override(model=model)
     output = output or default_output(settings.state_dir)
     with ExitStack() as stack:

@@ -97,7 +97,7 @@ def new(
         typer.echo(f"{path} is written. Next: pocqueue deploy check {path}")
 
 
-@app.command("check")
+@app.command("check", short_help="Look at the server, and change nothing.")
 def check(
     conf: ConfFile, ask_sudo: AskSudo = False, ignore: Ignore = None, fix_modes: FixModes = False
 ) -> None:
@@ -106,13 +106,13 @@ def check(
     _work("check", [conf], ask_sudo=ask_sudo, fix_modes=fix_modes, ignored=ignored)
 
 
-@app.command("status")
+@app.command("status", short_help="How every step stands on the server.")
 def status(conf: ConfFile, ask_sudo: AskSudo = False) -> None:
     """Say of every step how it stands on the server; changes nothing there."""
     _work("status", [conf], ask_sudo=ask_sudo)
 
 
-@app.command("run")
+@app.command("run", short_help="Make servers nodes, as far as they are none.")
 def run(
     confs: Annotated[
         list[Path], typer.Argument(metavar="CONF...", help="Conf files, side by side.")
@@ -159,13 +159,13 @@ def run(
     )
 
 
-@app.command("verify")
+@app.command("verify", short_help="Look at a node that runs.")
 def verify(conf: ConfFile, ask_sudo: AskSudo = False) -> None:
     """Look at a node that runs: exit code 1 if a required check fails; changes nothing there."""
     _work("verified", [conf], ask_sudo=ask_sudo)
 
 
-@app.command("grant")
+@app.command("grant", short_help="Print what the cold key has to run.")
 def grant(
     conf: ConfFile,
     is_run: Annotated[
@@ -190,7 +190,7 @@ def grant(
         )
 
 
-@app.command("repair")
+@app.command("repair", short_help="Mend what no run mends by itself.")
 def repair(
     conf: ConfFile,
     reset_chain_data: Annotated[
@@ -211,7 +211,7 @@ def repair(
     _work("repair", [conf], ask_sudo=ask_sudo)
 
 
-@app.command("rollback")
+@app.command("rollback", short_help="Take back what runs have added.")
 def rollback(
     conf: ConfFile,
     yes: Annotated[bool, typer.Option("--yes", help="Begin without asking.")] = False,
@@ -221,7 +221,7 @@ def rollback(
     _work("rollback", [conf], ask_sudo=ask_sudo, is_confirmed=yes)
 
 
-@app.command("stack")
+@app.command("stack", short_help="Put pocqueue itself on a server, or update it.")
 def stack(
     conf: ConfFile,
     wheel: Annotated[

@@ -51,7 +51,7 @@ BLOCK_HASH = "pocqueue engine compare"
 PUBLIC_KEY = "pocqueue-engine-compare"
 
 
-@app.command()
+@app.command(short_help="Run the same nonces through two engines.")
 def compare(
     a: Annotated[str, typer.Option("--a", help="One engine, as ENGINE or ENGINE@DTYPE.")] = "torch",
     b: Annotated[str, typer.Option("--b", help="The other, which a is the measure for.")] = "vllm",

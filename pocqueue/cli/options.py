@@ -85,14 +85,25 @@ KDim = Annotated[
 ]
 DistThreshold = Annotated[
     float | None,
-    typer.Option(
-        help="Of artifacts: farther apart than this is a mismatch [default: 0.4, or the file's]."
-    ),
+    typer.Option(help="Of artifacts: farther apart than this is a mismatch [default: 0.4]."),
 ]
 PMismatch = Annotated[
     float | None,
+    typer.Option(help="Of artifacts: chance of an honest nonce to be a mismatch [default: 0.1]."),
+]
+#: The same two where a proofs file is at hand.
+DistThresholdOfFile = Annotated[
+    float | None,
     typer.Option(
-        help="Of artifacts: chance of an honest nonce to be a mismatch [default: 0.1, or the file's]."
+        "--dist-threshold",
+        help="Of artifacts: farther apart than this is a mismatch [default: the file's].",
+    ),
+]
+PMismatchOfFile = Annotated[
+    float | None,
+    typer.Option(
+        "--p-mismatch",
+        help="Of artifacts: chance of an honest nonce to be a mismatch [default: the file's].",
     ),
 ]
 StrongerRng = Annotated[

@@ -40,7 +40,7 @@ def stop() -> None:
     typer.echo("Redis stopped." if server.stop() else "Redis did not run.")
 
 
-@app.command()
+@app.command(short_help="Say whether it runs, and its URL.")
 def status() -> None:
     """Say whether the server runs and its URL; exit code 1 if it does not."""
     server = _server()
@@ -50,7 +50,7 @@ def status() -> None:
         raise typer.Exit(EXIT_FAILED)
 
 
-@app.command()
+@app.command(short_help="Keep it running in the foreground.")
 def run(
     keep: Annotated[
         bool, typer.Option("--keep", help="Leave the server running at the end.")

@@ -12,12 +12,12 @@ import typer
 from pocqueue.cli.options import (
     BatchSize,
     DeployedModel,
-    DistThreshold,
+    DistThresholdOfFile,
     Json,
     KDim,
     Model,
     Output,
-    PMismatch,
+    PMismatchOfFile,
     Proof,
     RTarget,
     SeqLenOfProof,
@@ -213,7 +213,7 @@ def stop(round_id: RoundId) -> None:
         )
 
 
-@app.command("list")
+@app.command("list", short_help="List the rounds, active and of the last hour.")
 def list_rounds(as_json: Json = False) -> None:
     """List the rounds: active ones and those that ended within the last hour."""
     from pocqueue.cli.report import print_rounds
@@ -257,12 +257,12 @@ def proofs(
             )
 
 
-@app.command()
+@app.command(short_help="Recompute a proofs file: honest or fraud.")
 def validate(
     file: Annotated[Path, typer.Argument(help="A proofs file of `round start` or `round proofs`.")],
     model: Model = None,
-    dist_threshold: DistThreshold = None,
-    p_mismatch: PMismatch = None,
+    dist_threshold: DistThresholdOfFile = None,
+    p_mismatch: PMismatchOfFile = None,
     fraud_threshold: Annotated[
         float | None,
         typer.Option(help="It is fraud below this probability [default: the file's]."),
