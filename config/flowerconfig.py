@@ -88,6 +88,24 @@ class QueueAwareFlower(Flower):  # type: ignore[misc]  # Flower ships no types
         PeriodicCallback(self.inspect_newcomers, _NEWCOMER_CHECK_MS).start()
         super().start()
 
+    def start_http_server(self) -> int | None:
+        """Listen as Flower does; return the port, if it is one.
+
+        Raises:
+            BadSetting: the port cannot be had.
+        """
+        try:
+            listens_on: int | None = super().start_http_server()
+            return listens_on
+        except OSError as exc:
+            if options.unix_socket:
+                raise
+            raise BadSetting(
+                f"POCQUEUE_FLOWER_PORT is {options.port} on {options.address or 'every address'}, which cannot be"
+                f" listened on ({exc.strerror or exc}): end what uses it, or choose another with --port, or an"
+                " address of this machine with POCQUEUE_FLOWER_ADDRESS."
+            ) from None
+
     def inspect_newcomers(self) -> None:
         """Ask the workers for their queues if one is alive that has not told yet."""
         for name, worker in self.events.state.workers.items():

@@ -6,6 +6,8 @@ import base64
 import copy
 import os
 import re
+import socket
+import subprocess
 import sys
 import urllib.error
 import urllib.parse
@@ -250,3 +252,22 @@ def test_real_flower_shows_queues_and_tasks(redis_socket: Path, short_dir: Path)
             for _ in range(3):
                 app.send_task("broker_app.nothing", queue="gpu3")
             wait_ready(lambda: length() == 3, server)
+
+
+def test_a_port_that_is_taken_is_said_in_a_sentence() -> None:
+    """With the code for bad input, and no traceback."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        done = subprocess.run(
+            [sys.executable, "-m", "celery", "-A", "pocqueue", "flower", f"--conf={CONF}"],
+            env=os.environ
+            | {"POCQUEUE_FLOWER_PORT": port, "POCQUEUE_REDIS_URL": "redis://127.0.0.1:1/0"},
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+        )
+    assert done.returncode == 2, done.stderr
+    assert (
+        f"POCQUEUE_FLOWER_PORT is {port} on 127.0.0.1, which cannot be listened on" in done.stderr
+    )
+    assert "Traceback" not in done.stderr
