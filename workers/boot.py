@@ -16,9 +16,11 @@ from celery.worker.consumer import Consumer
 from typing_extensions import override
 
 from pocqueue.app import app
+from pocqueue.engine.devices import parse_queue
 from pocqueue.errors import PocqueueError, SettingsError, StoreUnavailable
 from pocqueue.rounds.backend import Backend
 from pocqueue.rounds.refusals import check_rights, store_error
+from pocqueue.rounds.task_names import HOSTS_QUEUE, IO_QUEUE, RELAY_PREFIX
 from pocqueue.settings import settings
 
 logger = logging.getLogger(__name__)
@@ -50,10 +52,28 @@ def backend() -> Backend:
 def _name_worker(instance: Any, options: dict[str, Any], **_: Any) -> None:
     """Give workers of one host different names without `-n`: ``gpu0@host``, ``io@host``."""
     name, _at, host = instance.hostname.partition("@")
-    queues = options.get("queues") or []
-    names = queues.split(",") if isinstance(queues, str) else list(queues)
+    names = _queues(options)
     if name == "celery" and names:
         instance.hostname = f"{names[0]}@{host}"
+
+
+@signals.celeryd_init.connect
+def _refuse_unknown_queues(options: dict[str, Any], **_: Any) -> None:
+    """Refuse a queue that nothing is sent to: behind a slip of its name a GPU would be idle, and nobody told."""
+    for name in _queues(options):
+        is_ours = name in {IO_QUEUE, HOSTS_QUEUE} or name.startswith(RELAY_PREFIX)
+        if not is_ours and parse_queue(name) is None:
+            refuse(
+                SettingsError(
+                    f"-Q names {name!r}, and nothing is sent there; allowed: gpu0, gpu1 and so on, HOST.gpu0 on several "
+                    f"hosts, {IO_QUEUE}, {HOSTS_QUEUE}, {RELAY_PREFIX}NAME."
+                )
+            )
+
+
+def _queues(options: dict[str, Any]) -> list[str]:
+    queues = options.get("queues") or []
+    return queues.split(",") if isinstance(queues, str) else list(queues)
 
 
 @signals.celeryd_init.connect

@@ -119,7 +119,10 @@ def _describe(stack: LocalStack, lines: PrefixedLines) -> None:
     lines(_OURSELVES, f"{counted(num, 'GPU worker')}: {names}")
     if stack.flower_url is not None:
         lines(_OURSELVES, f"Flower: {stack.flower_url}")
-    lines(_OURSELVES, "Start a round in another terminal: pocqueue round start --block-hash HASH")
+    lines(
+        _OURSELVES,
+        "Once a worker is in the pool, in another terminal: pocqueue round start --block-hash HASH",
+    )
     lines(_OURSELVES, "Ctrl-C ends everything.")
 
 

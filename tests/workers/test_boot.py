@@ -95,6 +95,16 @@ def test_a_redis_that_may_forget_rounds_is_refused(
     assert "Traceback" not in text
 
 
+@pytest.mark.parametrize("queues", ["gpo0", "io,gpu-0"])
+def test_a_queue_that_nothing_is_sent_to_is_refused(queues: str, tmp_path: Path) -> None:
+    """Whatever else is named beside it; Redis is not asked for that."""
+    name = queues.rpartition(",")[2]
+    code, text = _end("redis://127.0.0.1:1/0", tmp_path, *WORKER[:-1], queues)
+    assert code == 2, text
+    assert f"-Q names '{name}', and nothing is sent there; allowed: gpu0" in text
+    assert "Traceback" not in text
+
+
 def test_a_worker_that_is_stopped_while_it_waits_ends_as_one_that_was_stopped(
     tmp_path: Path,
 ) -> None:
