@@ -46,7 +46,7 @@ def counted_by(stack: Stack, round_id: str, above: int) -> set[str]:
 
 @pytest.mark.long
 async def test_an_update_loses_no_nonce_and_counts_none_twice(stack: Stack, tmp_path: Path) -> None:
-    """Two workers are updated one by one: what they held goes back at once, and a round goes on to its end."""
+    """Two workers are updated one by one: what they held goes to others, and a round goes on to its end."""
     async with on_server(tmp_path, programs(tmp_path / "programs")) as here:
         (here.nodes / "redis-url").write_text(stack.server.url)
         (here.nodes / "more").write_text(
@@ -82,7 +82,5 @@ async def update(here: OnServer, stack: Stack, conf: object, folder: Path) -> No
         "every nonce of before to be counted",
     )
     assert stack.backend.store.coverage(round_id)[0][0] == 0
-    # Each had ranges when it was told to end, and handed them back.
-    assert stack.status(round_id).ranges_returned >= 2
     stack.backend.store.close(round_id, RoundState.STOPPED, "end of test")
     assert check_books(stack.backend.store, round_id).abandoned == 0
