@@ -32,13 +32,14 @@ def check_free(pool: Pool, queue: str, is_stopping: Callable[[], bool] = lambda:
 
     Raises:
         QueueTaken: another live worker serves this queue.
+        StoreError: Redis refuses for good.
     """
     first: Gpu | None = None
     told = False
     while not is_stopping():
         try:
             other = next((gpu for gpu in pool.live() if gpu.queue == queue), None)
-        except StoreError:
+        except StoreUnavailable:
             return
         if other is None:
             return
@@ -93,23 +94,19 @@ class Heartbeat:
     def start(self, is_stopping: Callable[[], bool] = lambda: False) -> None:
         """Take the queue and go on beating in the background.
 
-        Waits for a Redis that is away or refuses for now. A worker that was killed holds its queue until its
-        time to live is over; waits that long as well.
+        Waits for a Redis that is away or refuses for now, and for a worker of before as `check_free` does.
 
         Args:
-            is_stopping: whether to give up on a Redis that is still away.
+            is_stopping: whether to give up on a Redis that is still away, or on a queue that is not free yet.
 
         Raises:
             QueueTaken: another live worker serves this queue.
             StoreError: Redis refuses for good, or is away and this is to stop.
         """
-        gpu, patience = self._member.gpu, None
         while (other := self._first_beat(is_stopping)) is not None:
-            # Counted from the first answer, however long that took.
-            patience = patience or time.monotonic() + gpu.ttl_ms / 1000 + 2 * self._interval_s
-            if time.monotonic() > patience:
+            if is_stopping():
                 raise _refusal(other)
-            time.sleep(min(_LOOK_S, self._interval_s))
+            check_free(self._pool, other.queue, is_stopping)
         self._thread.start()
 
     def stop(self) -> None:

@@ -46,7 +46,7 @@ def counted_by(stack: Stack, round_id: str, above: int) -> set[str]:
 
 @pytest.mark.long
 async def test_an_update_loses_no_nonce_and_counts_none_twice(stack: Stack, tmp_path: Path) -> None:
-    """Two workers are updated one by one: what they held goes to others, and a round goes on to its end."""
+    """Two workers are updated one by one: what they held goes back at once, and a round goes on to its end."""
     async with on_server(tmp_path, programs(tmp_path / "programs")) as here:
         (here.nodes / "redis-url").write_text(stack.server.url)
         (here.nodes / "more").write_text(
@@ -82,5 +82,12 @@ async def update(here: OnServer, stack: Stack, conf: object, folder: Path) -> No
         "every nonce of before to be counted",
     )
     assert stack.backend.store.coverage(round_id)[0][0] == 0
+    # Each had ranges when it was told to end, and handed them back. On a busy machine one may have none: then once more.
+    version = 2
+    while stack.status(round_id).ranges_returned < 2:
+        version += 1
+        assert version < 9, "updates hand nothing back"
+        code, lines = await here.run(conf, wheel(folder, f"version-{version}"), live_s=300)  # type: ignore[arg-type]
+        assert code == 0, lines[-30:]
     stack.backend.store.close(round_id, RoundState.STOPPED, "end of test")
     assert check_books(stack.backend.store, round_id).abandoned == 0

@@ -159,6 +159,14 @@ def test_a_second_worker_on_a_live_queue_is_refused(beats: Beats) -> None:
     assert beats.taken == []
 
 
+def test_a_worker_that_is_stopped_while_a_queue_is_held_gives_up(beats: Beats) -> None:
+    """It does not wait for the end of a dead one's time to live."""
+    beats.pool.beat(make_gpu(worker="killed", ttl_ms=3_600_000))
+    with pytest.raises(QueueTaken):
+        beats.make().start(lambda: True)
+    assert beats.the_gpu().worker == "killed"
+
+
 def test_the_queue_of_a_killed_worker_is_taken_over(beats: Beats) -> None:
     """The new one waits until the dead one's time to live is over."""
     beats.pool.beat(make_gpu(worker="killed", ttl_ms=300))

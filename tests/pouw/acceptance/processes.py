@@ -78,12 +78,7 @@ class NodeProcess:
         ]
         for one in bootstrap:
             self.argv += ["--bootstrap", f"127.0.0.1:{one.port}"]
-        self.env = {
-            **without_settings(),
-            "POCQUEUE_STATE_DIR": str(folder),
-            "POCQUEUE_POUW_DIR": str(folder),
-            "POCQUEUE_POUW_NETWORK": network,
-        }
+        self.env = _env(folder, network)
         self._process: ForkServerProcess | None = None
 
     @property
@@ -194,18 +189,23 @@ def order(folder: Path, network: str, at: NodeProcess, *argv: str, change: str) 
     """
     folder.mkdir()
     log = folder.with_suffix(".log")
-    env = {
+    whole = ["pouw", "task", "submit", *argv, "--watch", "--bootstrap", f"127.0.0.1:{at.port}"]
+    process = _FORKS.Process(
+        target=_run, args=(whole, _env(folder, network), str(log), False, change)
+    )
+    process.start()
+    process.join()
+    assert process.exitcode is not None
+    return process.exitcode, log.read_text()
+
+
+def _env(folder: Path, network: str) -> dict[str, str]:
+    return {
         **without_settings(),
         "POCQUEUE_STATE_DIR": str(folder),
         "POCQUEUE_POUW_DIR": str(folder),
         "POCQUEUE_POUW_NETWORK": network,
     }
-    whole = ["pouw", "task", "submit", *argv, "--watch", "--bootstrap", f"127.0.0.1:{at.port}"]
-    process = _FORKS.Process(target=_run, args=(whole, env, str(log), False, change))
-    process.start()
-    process.join()
-    assert process.exitcode is not None
-    return process.exitcode, log.read_text()
 
 
 def _run(argv: list[str], env: dict[str, str], log: str, can_be_told: bool, change: str) -> None:
